@@ -1,0 +1,124 @@
+"""The small interface that `watch`, `submit` and `reconcile` speak; one implementation a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from millrace.job import Job
+
+J = TypeVar("J", bound=Job)
+
+
+class Fate(StrEnum):
+    """What became of a submission, as the chain tells it."""
+
+    landed = "landed"  # in a block and succeeded
+    failed = "failed"  # in a block, or refused for good, and it did not do what it should
+    expired = "expired"  # can never land any more: only now may a new one be signed
+    unknown = "unknown"  # neither landed nor expired: keep asking
+
+
+class Outcome(BaseModel):
+    """The chain's answer about one submission."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fate: Fate
+    final: bool = Field(default=False, description="True once the chain can no longer take it back")
+    height: int | None = Field(default=None, description="Slot or block it is in")
+    fee: int | None = Field(default=None, description="Fee paid, in the chain's smallest unit")
+    reason: str = Field(default="", description="Why it failed, in words")
+
+
+class SignedSubmission(BaseModel):
+    """Signed bytes, complete and unsent. Persisted before the first send; the only thing ever sent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_key: str
+    network: str
+    transaction_id: str = Field(description="The chain's name for the transaction, known before sending")
+    payload: str = Field(description="The signed bytes, base64")
+    expires_at: int = Field(description="Last block height at which it can land")
+    generation: int = Field(default=0, description="0 for the first signature; +1 after each proven expiry")
+    sender: str = Field(description="The signer's address")
+    result_cid: str
+    price: int = Field(description="Price claimed for the job, smallest unit")
+    priority_fee: int = Field(default=0, description="Highest fee above the base fee it can cost, smallest unit")
+
+
+class Result(BaseModel):
+    """What a job came to, ready to be submitted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    result_cid: str
+    evidence_cid: str = ""
+
+
+class Settlement(BaseModel):
+    """The chain's own view of a job after our submission, read at its firmest commitment."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ours: bool = Field(description="True if the chain records our result and price")
+    state: str = Field(description="The chain's word for the job's state")
+    result_cid: str = ""
+    price: int = 0
+    transaction_id: str = ""
+    height: int | None = None
+    fee: int | None = Field(default=None, description="Fee we paid, smallest unit; None if unknown")
+
+
+class Network(Protocol[J]):
+    """One chain's jobs.
+
+    Every method raises Transient when the chain cannot be asked right now, and Permanent when it
+    answers something that cannot be.
+    """
+
+    name: str
+
+    async def pending(self) -> Sequence[J]:
+        """The jobs that wait for somebody, oldest first."""
+        ...
+
+    async def find(self, job_id: str) -> J:
+        """The job with that id, whatever its state; Permanent if there is none."""
+        ...
+
+    async def still_open(self, job: J) -> bool:
+        """Whether the chain still wants this job done, read now."""
+        ...
+
+    async def affordable(self) -> None:
+        """Return if the balance covers one more submission; Declined(too_poor) with both numbers if not."""
+        ...
+
+    async def prepare(self, job: J, result: Result, generation: int) -> SignedSubmission:
+        """Sign the submission of `result`; sends nothing. Declined(closed) if the job is no longer open."""
+        ...
+
+    async def send(self, submission: SignedSubmission) -> None:
+        """Broadcast the same signed bytes (again). UnknownOutcome if it cannot be told whether they went out."""
+        ...
+
+    async def outcome(self, submission: SignedSubmission) -> Outcome:
+        """Ask the chain what became of a submission. Never guesses: `unknown` is an answer."""
+        ...
+
+    async def settlement(self, job: J, submission: SignedSubmission) -> Settlement:
+        """Re-read the job at the firmest commitment and compare it with what we submitted."""
+        ...
+
+    async def balance(self) -> int:
+        """The worker's balance, smallest unit."""
+        ...
+
+    async def head(self) -> int:
+        """The height of the newest block we trust."""
+        ...

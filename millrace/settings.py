@@ -1,0 +1,154 @@
+"""Every setting of a worker, as one typed object.
+
+Read from the environment and from `.env` in the working directory. A setting's own name is
+`MILLRACE_<SECTION>__<FIELD>`; the names that the public workers use are accepted beside it, so that an
+operator's `.env` keeps working.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from millrace.errors import Permanent
+from millrace.limits import MIB, Limits
+
+
+def _split(value: Any) -> Any:
+    """A comma- or space-separated string as a list; anything else unchanged."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Several names in one environment variable, separated by commas or spaces."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SandboxSettings(_Section):
+    """How strangers' code is run."""
+
+    backend: Literal["bubblewrap"] = Field(default="bubblewrap", description="The sandbox; there is no unsandboxed one")
+    python: Path | None = Field(default=None, description="Interpreter jobs run on; the system's python3 when unset")
+    first_uid: int = Field(default=61_000, ge=1_000, description="As root: uid of slot 0; slot n runs as first_uid + n")
+    slots: int = Field(default=64, ge=1, le=500, description="As root: how many uids may be in use at once")
+
+
+class IpfsSettings(_Section):
+    """Where content comes from and goes to."""
+
+    gateways: Names = Field(
+        default=("https://ipfs.io", "https://dweb.link", "https://trustless-gateway.link"),
+        description="Gateways to read from, in order; every byte is verified against its CID",
+    )
+    allow_private_gateways: bool = Field(default=False, description="Allow http and private addresses for gateways")
+    daemon: str = Field(default="", description="Multiaddr or URL of a kubo RPC daemon, e.g. /ip4/127.0.0.1/tcp/5001")
+    pinata_jwt: SecretStr | None = Field(default=None, description="Pinata token; results are pinned there when set")
+    pinata_api: str = Field(default="https://api.pinata.cloud", description="Base URL of Pinata's API")
+    timeout_seconds: float = Field(default=60.0, gt=0, description="Deadline for fetching or uploading one content")
+    max_bytes: int = Field(default=64 * MIB, gt=0, description="Largest content fetched")
+    max_blocks: int = Field(default=4096, gt=0, description="Most blocks in one content")
+    max_depth: int = Field(default=32, gt=0, description="Deepest DAG followed")
+
+
+class CloudMeshSettings(_Section):
+    """The CloudMesh network on Solana."""
+
+    program_id: str = Field(
+        default="", description="The job program's address; three are in circulation, so no default"
+    )
+    rpc_urls: Names = Field(
+        default=(), description="Solana RPC endpoints: all are read from, the first healthy one is sent through"
+    )
+    genesis_hash: str = Field(default="", description="Expected genesis hash; the first endpoint's answer when unset")
+    keypair_path: Path = Field(default=Path("worker-keypair.json"), description="JSON array of 64 integers, mode 0600")
+    cost_lamports: int = Field(default=1_000_000, gt=0, description="Price claimed for a job")
+    cost_policy: str = Field(default="fixed", description="How the price is found; see stages/submit/cost.py")
+    owners: Names = Field(default=(), description="Serve only these owners' jobs; everybody's when empty")
+    priority_fee_floor: int = Field(default=0, ge=0, description="Micro-lamports per compute unit, at least")
+    priority_fee_cap: int = Field(default=1_000_000, ge=0, description="Micro-lamports per compute unit, at most")
+    priority_fee_percentile: int = Field(default=75, ge=0, le=100, description="Percentile of recent fees to pay")
+    rebroadcast_seconds: float = Field(default=2.0, gt=0, description="Wait between two sends of the same bytes")
+    code_bytes: int = Field(default=MIB, gt=0, description="Largest program fetched")
+
+
+_PUBLIC_NAMES: dict[str, tuple[str, str]] = {
+    # The public CloudMesh worker's.
+    "solana_rpc_url": ("cloudmesh", "rpc_urls"),
+    "program_id": ("cloudmesh", "program_id"),
+    "worker_keypair_path": ("cloudmesh", "keypair_path"),
+    "vite_pinata_jwt": ("ipfs", "pinata_jwt"),
+    "pinata_jwt": ("ipfs", "pinata_jwt"),
+}
+
+
+class Settings(BaseSettings):
+    """All settings; `load_settings` is how to get one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MILLRACE_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Field(default=Path(".millrace"), description="Receipts, outbox, content store, leases")
+    poll_interval_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Wait between two looks at a chain",
+        validation_alias=AliasChoices("MILLRACE_POLL_INTERVAL_SECONDS", "POLL_INTERVAL", "poll_interval_seconds"),
+    )
+    max_in_flight: int = Field(default=4, ge=1, description="Most unfinished flow runs a network may have in its pool")
+    max_attempts: int = Field(default=3, ge=1, description="Flow runs a job gets before it is left for a person")
+    attempt_cooldown_seconds: float = Field(default=300.0, ge=0, description="Wait before a failed job's next attempt")
+    limits: Limits = Field(default_factory=Limits, description="What one job may use")
+    sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
+    ipfs: IpfsSettings = Field(default_factory=IpfsSettings)
+    cloudmesh: CloudMeshSettings = Field(default_factory=CloudMeshSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Our own names first, then the public workers' names, each in the environment before `.env`."""
+        return init_settings, env_settings, dotenv_settings, _PublicNames(settings_cls), file_secret_settings
+
+
+class _PublicNames(PydanticBaseSettingsSource):
+    """The environment names of the public workers, mapped to our sections."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        env_file = self.config.get("env_file")
+        from_file = dotenv_values(env_file) if isinstance(env_file, str) else {}
+        found = {name.lower(): value for name, value in {**from_file, **os.environ}.items() if value}
+        sections: dict[str, Any] = {}
+        for name, (section, field) in _PUBLIC_NAMES.items():
+            if name in found:
+                sections.setdefault(section, {})[field] = found[name]
+        return sections
+
+
+def load_settings() -> Settings:
+    """The settings of this process, read anew.
+
+    Raises Permanent naming each wrong setting and why, never its value: it may be a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise Permanent(f"settings: {faults}", hint="see docs/settings.md for every name and its meaning") from None
