@@ -58,6 +58,9 @@ class Result(BaseModel):
 
     result_cid: str
     evidence_cid: str = ""
+    code_bytes: int = Field(default=0, description="Size of the program, for cost policies")
+    result_bytes: int = Field(default=0, description="Size of the result document, for cost policies")
+    wall_seconds: float = Field(default=0.0, description="Time the program ran, for cost policies")
 
 
 class Settlement(BaseModel):

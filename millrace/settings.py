@@ -62,9 +62,7 @@ class IpfsSettings(_Section):
 class CloudMeshSettings(_Section):
     """The CloudMesh network on Solana."""
 
-    program_id: str = Field(
-        default="", description="The job program's address; three are in circulation, so no default"
-    )
+    program_id: str = Field(default="", description="The job program's address; three circulate, so no default")
     rpc_urls: Names = Field(
         default=(), description="Solana RPC endpoints: all are read from, the first healthy one is sent through"
     )
@@ -152,3 +150,10 @@ def load_settings() -> Settings:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise Permanent(f"settings: {faults}", hint="see docs/settings.md for every name and its meaning") from None
+
+
+def public_names(*path: str) -> list[str]:
+    """The public workers' names, in lower case, of the setting at `path` (section and field, or a field alone)."""
+    if path == ("poll_interval_seconds",):
+        return ["poll_interval"]
+    return [name for name, place in _PUBLIC_NAMES.items() if place == path]

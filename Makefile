@@ -1,0 +1,42 @@
+# Everything is run through .venv, built from requirements.lock; nothing is installed outside this folder.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MARK := $(VENV)/.locked
+
+.PHONY: setup demo test lint bench lock clean
+
+setup: $(MARK)
+
+$(MARK): requirements.lock pyproject.toml
+	@./deployments/preflight.sh "$(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(MARK)
+
+demo: setup  ## The whole life of several jobs on local stand-ins; KEEP=1 leaves it running.
+	@$(BIN)/millrace demo $(if $(KEEP),--keep)
+
+test: setup  ## Every test, with coverage.
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: setup  ## Format, lint, types and the arrows between the packages.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup  ## Every bench; NAME=discover for one.
+	@for name in $(or $(NAME),$(basename $(notdir $(filter-out bench/__init__.py bench/report.py,$(wildcard bench/*.py))))); do \
+		$(BIN)/python -m bench.$$name || exit 1; done
+
+lock:  ## Resolve the dependencies anew (needs uv).
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes \
+		--no-emit-index-url --no-header --quiet -o requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra gpu --constraint requirements.lock \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements-gpu.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

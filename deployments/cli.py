@@ -1,0 +1,124 @@
+"""The command `millrace`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from millrace.errors import MillraceError
+from millrace.logs import install_logging
+from millrace.receipt_log import ReceiptLog
+from millrace.redaction import redact, register_secrets_of
+from millrace.settings import Settings, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+audit = typer.Typer(no_args_is_help=True, help="The receipts, without Prefect.")
+app.add_typer(audit, name="audit")
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; what we know to go wrong ends in one clear line and exit code 1."""
+    install_logging()
+    try:
+        app()
+    except MillraceError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"millrace: {redact(str(error))}", markup=False)
+        sys.exit(1)
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    register_secrets_of(settings)
+    return settings
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave everything running at the end, until Ctrl-C.")] = False,
+) -> None:
+    """Run several jobs from chain to chain on local stand-ins; exit code 0 only if each ended as it should."""
+    from deployments.demo import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(keep=keep)))
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the Prefect server, on loopback.")] = 4200,
+    limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 4,
+) -> None:
+    """Start a Prefect server, the deployments and a worker on this machine, with your settings, until Ctrl-C."""
+    from deployments.up import run_up
+
+    asyncio.run(run_up(_settings(), port=port, limit=limit))
+
+
+@app.command()
+def worker(
+    pool: Annotated[str, typer.Option(help="The work pool to take flow runs from.")] = "cpu",
+    limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 4,
+) -> None:
+    """Check the sandbox, take up what a killed worker left, then serve the work pool."""
+    from deployments.worker import prepare_worker
+
+    # A shell's `command &` hands down an ignored SIGINT, with which Prefect's worker could not be stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    asyncio.run(prepare_worker(_settings(), console))
+    arguments = ["worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])  # noqa: S606
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, what is weaker than it could be, and how to mend it."""
+    from deployments.doctor import examine
+
+    raise typer.Exit(asyncio.run(examine(_settings(), console)))
+
+
+@app.command()
+def localnet(
+    info: Annotated[Path | None, typer.Option(help="Write the addresses here as JSON once it is ready.")] = None,
+    slot_milliseconds: Annotated[int, typer.Option(help="Time a slot takes.")] = 400,
+    solana_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
+) -> None:
+    """Run the local stand-ins (Solana, IPFS, Pinata) on loopback until Ctrl-C."""
+    from deployments.localnet import run_localnet
+
+    run_localnet(console, info=info, slot_milliseconds=slot_milliseconds, solana_port=solana_port)
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting, its names, its default and what it means, as markdown."""
+    from deployments.settings_page import settings_page
+
+    sys.stdout.write(settings_page())
+
+
+@audit.command()
+def verify(
+    folder: Annotated[Path | None, typer.Argument(help="Folder with receipts.jsonl; ours when left out.")] = None,
+) -> None:
+    """Check the hash chain of the receipt log from its first line to its last."""
+    log = ReceiptLog(folder or _settings().data_dir / "receipts")
+    count, head = log.verify()
+    console.print(f"{count} receipts, every hash fits; head {head}", markup=False)
+
+
+@audit.command()
+def export() -> None:
+    """Print every receipt as one JSON object a line, verifying while reading."""
+    import json
+
+    for entry in ReceiptLog(_settings().data_dir / "receipts").entries():
+        sys.stdout.write(json.dumps(entry["receipt"], sort_keys=True) + "\n")

@@ -1,0 +1,177 @@
+"""`millrace demo`: several jobs from chain to chain on local stand-ins, with every part running for real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from rich.console import Console
+from solders.keypair import Keypair
+
+from deployments.demo_jobs import JOBS, WALL_SECONDS, DemoJob
+from deployments.demo_report import verdict_table
+from deployments.localnet import localnet_settings
+from deployments.preflight import missing
+from deployments.processes import Processes
+from deployments.progress import Progress
+from deployments.stack import (
+    base_environment,
+    deploy,
+    free_port,
+    prefect_environment,
+    start_server,
+    start_worker,
+    wait_until,
+)
+from localnet.solana.client import JobPoster
+from protocols.solana.keypair import load_or_create_keypair
+
+_SLOT_MILLISECONDS = 100
+_FLOW_RUNS_AT_ONCE = 4
+_JOBS_DEADLINE_SECONDS = 150.0
+_LAMPORTS = 1_000_000_000
+
+
+@dataclass
+class Posted:
+    """A demo job on the local chain."""
+
+    job: DemoJob
+    address: str
+    key: str
+    notes: list[str] = field(default_factory=list)
+
+
+async def run_demo(*, keep: bool) -> int:
+    """Run the demo; returns the exit code, 0 only if every job ended as it should."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if missing(console):
+        return 1
+    folder = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
+    task = asyncio.current_task()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel if task else lambda: None)
+    good = False
+    try:
+        with Processes(folder / "logs") as processes:
+            good = await _demo(console, processes, folder, keep=keep)
+    except asyncio.CancelledError:
+        console.print("\nstopped; nothing is left running")
+        return 130
+    finally:
+        if good:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"logs are in {folder / 'logs'}", markup=False)
+    return 0 if good else 1
+
+
+async def _demo(console: Console, processes: Processes, folder: Path, *, keep: bool) -> bool:
+    began = time.monotonic()
+    port = free_port()
+    environment = {
+        **base_environment(),
+        **prefect_environment(folder, port),
+        "MILLRACE_LIMITS__WALL_SECONDS": str(WALL_SECONDS),
+        "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(folder / "worker-keypair.json"),
+        "POLL_INTERVAL": "2",
+        "MILLRACE_MAX_IN_FLIGHT": str(len(JOBS)),
+    }
+    console.print("starting the local chain, IPFS and the Prefect server ...")
+    addresses = await _start_localnet(processes, folder, environment)
+    environment |= localnet_settings(addresses)
+    await start_server(processes, environment, port)
+    console.print(f"  Prefect UI: http://127.0.0.1:{port}\nposting {len(JOBS)} jobs ...", markup=False)
+    posted = await asyncio.to_thread(_post_jobs, addresses, folder)
+    console.print("creating the work pool and the deployments of prefect.yaml ...")
+    await deploy(environment, _FLOW_RUNS_AT_ONCE)
+    async with PrefectClient(environment["PREFECT_API_URL"]) as client:
+        await _start_cancelled(client, posted)
+        start_worker(processes, environment, _FLOW_RUNS_AT_ONCE)
+        console.print("worker started; it tests its sandbox, then serves the pool\n")
+        progress = Progress(console, client, posted)
+        finished = await progress.follow(processes.check, _JOBS_DEADLINE_SECONDS)
+        table, good = await verdict_table(client, posted, addresses, folder)
+    console.print(table)
+    if not finished:
+        console.print(f"not every job ended within {_JOBS_DEADLINE_SECONDS:.0f} s", style="red")
+        console.print(processes.log_tail("worker", 30), markup=False)
+    good = good and finished
+    outcome = "every job ended as it should" if good else "something did NOT end as it should"
+    console.print(f"{outcome}; {time.monotonic() - began:.0f} s in all", style="bold green" if good else "bold red")
+    _where_to_look(console, port, keep=keep)
+    while keep:
+        processes.check()
+        await asyncio.sleep(1)
+    return good
+
+
+async def _start_localnet(processes: Processes, folder: Path, environment: dict[str, str]) -> dict[str, str]:
+    info = folder / "localnet.json"
+    command = [sys.executable, "-m", "deployments", "localnet", "--info", str(info)]
+    processes.start("localnet", [*command, "--slot-milliseconds", str(_SLOT_MILLISECONDS)], environment)
+    await wait_until(info.exists, "localnet", 30, processes)
+    addresses: dict[str, str] = json.loads(info.read_text())
+    return addresses
+
+
+def _post_jobs(addresses: dict[str, str], folder: Path) -> list[Posted]:
+    """Fund the accounts, put the programs on IPFS and the jobs on the chain; cancel the one that is to be cancelled."""
+    worker, _ = load_or_create_keypair(folder / "worker-keypair.json")
+    owner = Keypair()
+    with httpx.Client(timeout=10) as http:
+        for account in (worker, owner):
+            _rpc(http, addresses, "requestAirdrop", [str(account.pubkey()), _LAMPORTS])
+        genesis_hash = _rpc(http, addresses, "getGenesisHash", [])
+        poster = JobPoster(addresses["solana_rpc_url"], addresses["program_id"], owner)
+        posted = []
+        for job in JOBS:
+            code_cid = _add(http, addresses, job.program)
+            address = poster.post(job.title, code_cid)
+            if job.cancelled:
+                poster.cancel(address)
+            posted.append(Posted(job, address, f"cloudmesh/{genesis_hash}/{address}"))
+    return posted
+
+
+def _rpc(http: httpx.Client, addresses: dict[str, str], method: str, params: list[Any]) -> Any:
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return http.post(addresses["solana_rpc_url"], json=body).raise_for_status().json()["result"]
+
+
+def _add(http: httpx.Client, addresses: dict[str, str], program: str) -> str:
+    url = f"{addresses['ipfs_rpc_url']}/api/v0/add"
+    parameters = {"cid-version": "1", "raw-leaves": "true", "pin": "true"}
+    reply = http.post(url, params=parameters, files={"file": ("main.py", program.encode())})
+    return str(json.loads(reply.raise_for_status().text.splitlines()[-1])["Hash"])
+
+
+async def _start_cancelled(client: PrefectClient, posted: list[Posted]) -> None:
+    """Ask for the cancelled job by hand: the watcher would not list it, and a stale listing looks just like this."""
+    deployment = await client.read_deployment_by_name("cloudmesh-job/cpu")
+    for entry in posted:
+        if entry.job.cancelled:
+            await client.create_flow_run_from_deployment(deployment.id, parameters={"job_address": entry.address})
+
+
+def _where_to_look(console: Console, port: int, *, keep: bool) -> None:
+    if keep:
+        console.print(
+            f"\nstill running; Ctrl-C ends it\n"
+            f"  flow runs, their logs and receipts: http://127.0.0.1:{port}/runs\n"
+            f"  receipts as artifacts:              http://127.0.0.1:{port}/artifacts\n"
+            f"  deployments, to start one by hand:  http://127.0.0.1:{port}/deployments",
+            markup=False,
+        )
+    else:
+        console.print("to look around in the Prefect UI (runs, logs, receipts): make demo KEEP=1", markup=False)

@@ -1,0 +1,129 @@
+"""The demo's verdict: each job compared, on the chain and behind its CID, with what it should have come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from rich.table import Table
+from rich.text import Text
+from solders.pubkey import Pubkey
+
+from deployments.demo_jobs import DemoJob
+from deployments.progress import job_runs
+from millrace.receipt import Receipt
+from millrace.receipt_log import ReceiptLog
+from millrace.text import printable
+from protocols.solana.job_account import JobAccount, JobStatus, decode_job_account
+
+_STAGES = ("fetch", "execute", "upload", "sign", "confirm")
+
+
+class Judged(Protocol):
+    """A posted job, as far as its verdict needs to know it."""
+
+    job: DemoJob
+    address: str
+    key: str
+
+
+async def verdict_table(
+    client: PrefectClient, posted: Sequence[Judged], addresses: dict[str, str], folder: Path
+) -> tuple[Table, bool]:
+    """A table with a row for each job, and whether every one of them ended as it should."""
+    receipts = ReceiptLog(folder / "receipts")
+    runs = await job_runs(client)
+    table = Table(
+        "job", "outcome", "result CID", "transaction", *_STAGES, "fee", "price", title="seconds a stage, lamports"
+    )
+    all_good = True
+    async with httpx.AsyncClient(timeout=10) as http:
+        for entry in posted:
+            receipt = receipts.find(entry.key)
+            run = runs.get(entry.address)
+            faults = await _faults(http, addresses, entry, run, receipt)
+            all_good = all_good and not faults
+            table.add_row(*_row(entry, run, receipt, faults))
+    receipts.verify()
+    return table, all_good
+
+
+def _row(entry: Judged, run: FlowRun | None, receipt: Receipt | None, faults: list[str]) -> list[str | Text]:
+    title = printable(entry.job.title)
+    if faults:
+        return [title, Text("; ".join(faults), "red")]
+    if receipt is None or receipt.execution is None:
+        return [title, Text((run.state_name if run else "") or "", "green")]
+    execution = receipt.execution
+    seconds = [f"{receipt.stage_seconds.get(stage, 0.0):.2f}" for stage in _STAGES]
+    return [
+        title,
+        Text(f"settled: {execution.status}, {execution.returncode}", "green"),
+        _short(receipt.result_cid),
+        _short(receipt.transaction_id),
+        *seconds,
+        f"{receipt.fee:,}" if receipt.fee is not None else "?",
+        f"{receipt.price:,}" if receipt.price is not None else "?",
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 16 else f"{text[:8]}…{text[-6:]}"
+
+
+async def _faults(
+    http: httpx.AsyncClient, addresses: dict[str, str], entry: Judged, run: FlowRun | None, receipt: Receipt | None
+) -> list[str]:
+    """Everything about this job that is not as it should be; empty if all is well."""
+    account, landed = await _on_chain(http, addresses, entry.address)
+    # Posting a job is its first transaction; completing or cancelling it must be the only other one.
+    faults = [] if landed == 2 else [f"{landed} transactions on the chain instead of 2"]
+    if entry.job.cancelled:
+        if run is None or run.state_name != "Declined":
+            faults.append(f"its flow run should be Declined, is {run.state_name if run else 'missing'}")
+        if account.status is not JobStatus.cancelled:
+            faults.append(f"on the chain it is {account.status.name}")
+        return faults
+    if run is None or run.state_name != "Settled" or receipt is None or receipt.execution is None:
+        return [*faults, f"no receipt; its flow run is {run.state_name if run else 'missing'}"]
+    if account.status is not JobStatus.completed or account.result_cid != receipt.result_cid:
+        faults.append(f"on the chain it is {account.status.name} with result {account.result_cid}")
+    if receipt.execution.status != entry.job.status:
+        faults.append(f"ended {receipt.execution.status} instead of {entry.job.status}")
+    return faults + await _result_faults(http, addresses, entry, account.result_cid)
+
+
+async def _result_faults(http: httpx.AsyncClient, addresses: dict[str, str], entry: Judged, cid: str) -> list[str]:
+    """What is wrong with the result that anybody can fetch from a gateway."""
+    reply = await http.get(f"{addresses['ipfs_legacy_gateway_url']}/ipfs/{cid}")
+    if not reply.is_success:
+        return [f"its result cannot be fetched: HTTP {reply.status_code}"]
+    result = reply.json()
+    if sorted(result) != ["executed_at", "returncode", "stderr", "stdout"]:
+        return [f"its result has the fields {sorted(result)}"]
+    faults = []
+    if result["returncode"] != entry.job.returncode:
+        faults.append(f"return code {result['returncode']} instead of {entry.job.returncode}")
+    if entry.job.shows not in result["stdout"] + result["stderr"]:
+        faults.append(f"its output lacks {json.dumps(entry.job.shows)}")
+    return faults
+
+
+async def _on_chain(http: httpx.AsyncClient, addresses: dict[str, str], address: str) -> tuple[JobAccount, int]:
+    """The job's account at `finalized`, and how many successful transactions touched it."""
+
+    async def rpc(method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        reply = await http.post(addresses["solana_rpc_url"], json=body)
+        return reply.raise_for_status().json()["result"]
+
+    value = (await rpc("getAccountInfo", address, {"encoding": "base64", "commitment": "finalized"}))["value"]
+    signatures = await rpc("getSignaturesForAddress", address, {"commitment": "confirmed"})
+    program_id = Pubkey.from_string(addresses["program_id"])
+    account = decode_job_account(Pubkey.from_string(address), value, program_id)
+    return account, sum(signature["err"] is None for signature in signatures)

@@ -1,0 +1,56 @@
+"""`millrace localnet`: the stand-ins of every outside party, for the demo and for anybody's experiments."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from localnet.ipfs import IpfsLocalnet
+from localnet.solana import SolanaLocalnet
+
+
+def run_localnet(console: Console, *, info: Path | None, slot_milliseconds: int, solana_port: int) -> None:
+    """Serve until SIGINT or SIGTERM. `info` gets the addresses as JSON, complete or not at all."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with (
+        tempfile.TemporaryDirectory(prefix="millrace-localnet-") as folder,
+        SolanaLocalnet(slot_milliseconds=slot_milliseconds, port=solana_port) as solana,
+        IpfsLocalnet(Path(folder)) as ipfs,
+    ):
+        addresses = {
+            "solana_rpc_url": solana.url,
+            "program_id": solana.program_id,
+            "ipfs_rpc_url": ipfs.rpc_url,
+            "ipfs_gateway_url": ipfs.gateway_url,
+            "ipfs_legacy_gateway_url": ipfs.legacy_gateway_url,
+            "pinata_url": ipfs.pinata_url,
+            "pinata_jwt": ipfs.pinata_jwt,
+        }
+        if info:
+            partial = info.with_suffix(".partial")
+            partial.write_text(json.dumps(addresses, indent=2))
+            partial.replace(info)
+        console.print("localnet is up; a worker finds it with these settings:\n", markup=False)
+        for name, value in localnet_settings(addresses).items():
+            console.print(f"export {name}={value}", markup=False)
+        console.print("\nCtrl-C ends it. How to misbehave on request: docs/localnet.md", markup=False)
+        ended.wait()
+
+
+def localnet_settings(addresses: dict[str, str]) -> dict[str, str]:
+    """The environment with which a worker uses a localnet at these addresses."""
+    return {
+        "MILLRACE_CLOUDMESH__RPC_URLS": addresses["solana_rpc_url"],
+        "MILLRACE_CLOUDMESH__PROGRAM_ID": addresses["program_id"],
+        "MILLRACE_IPFS__GATEWAYS": addresses["ipfs_gateway_url"],
+        "MILLRACE_IPFS__ALLOW_PRIVATE_GATEWAYS": "true",
+        "MILLRACE_IPFS__PINATA_API": addresses["pinata_url"],
+        "MILLRACE_IPFS__PINATA_JWT": addresses["pinata_jwt"],
+    }

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Names what `make setup` needs and the machine lacks, before anything else starts. Argument: the Python to use.
+set -u
+python=${1:-python3}
+missing=
+
+need() { # what, Debian package
+    printf 'millrace: missing: %s\n' "$1" >&2
+    missing="$missing $2"
+}
+
+if ! command -v "$python" >/dev/null 2>&1; then
+    need "$python (Python 3.11 to 3.13)" "python3 python3-venv"
+elif ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
+    printf 'millrace: %s is %s; Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ...\n' \
+        "$python" "$("$python" -c 'import platform; print(platform.python_version())')" >&2
+    exit 1
+elif ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+    need "Python's venv module" "python3-venv"
+fi
+command -v git >/dev/null 2>&1 || need git git
+
+if [ -n "$missing" ]; then
+    if [ "$(uname)" = Linux ]; then
+        printf 'millrace: install it with: apt-get install -y%s\n' "$missing" >&2
+    fi
+    exit 1
+fi

@@ -1,0 +1,120 @@
+"""Child processes that surely end: each in its own session, stopped in reverse order, their children with them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from millrace.errors import Transient
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Processes:
+    """The children of this process. Leaving the block ends them all, also what they left behind."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self._log_folder = log_folder
+        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def __enter__(self) -> Self:
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "linux":
+            # A grandchild whose parent dies comes to us instead of init, so that it can be found and ended.
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A second Ctrl-C must not leave half of them running.
+        with _deaf_to_interrupts():
+            for name, _ in reversed(self._children):
+                self.stop(name)
+            _end_descendants()
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start `command`, its output in `<log folder>/<name>.log`, deaf to this terminal's Ctrl-C."""
+        with (self._log_folder / f"{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children.append((name, child))
+        return child
+
+    def check(self) -> None:
+        """Raise Transient naming the first child that has ended by itself, with the end of its log."""
+        for name, child in self._children:
+            if child.poll() is not None:
+                raise Transient(
+                    f"{name} ended with code {child.returncode}:\n{self.log_tail(name)}",
+                    hint=f"the whole log is {self._log_folder / name}.log",
+                )
+
+    def log_tail(self, name: str, lines: int = 15) -> str:
+        """The last lines of a child's output."""
+        path = self._log_folder / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def stop(self, name: str, patience_seconds: float = 10.0) -> None:
+        """Ask the child and everything below it to end; after `patience_seconds`, end it."""
+        for child_name, child in self._children:
+            if child_name == name and child.poll() is None:
+                family = _family(child.pid)
+                child.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(patience_seconds)
+                _end([*family, *_family(child.pid)])
+                child.wait()
+        self._children = [(other, child) for other, child in self._children if other != name]
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _end(family: Sequence[psutil.Process]) -> None:
+    for process in family:
+        # psutil compares the start time, so a pid that was given to another process meanwhile is left alone.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family, timeout=5)
+
+
+def _end_descendants() -> None:
+    """End what our children left behind: as their subreaper, we are its parent now."""
+    deadline = time.monotonic() + 5
+    while (left := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        _end(left)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)

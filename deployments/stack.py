@@ -1,0 +1,112 @@
+"""A whole Millrace on one machine: Prefect server, work pool, deployments and worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+
+from deployments.processes import Processes
+from millrace.errors import Permanent, Transient
+from millrace.logs import OUR_LOGGERS
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""Where prefect.yaml and the flows are."""
+
+POOL = "cpu"
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def prefect_environment(data_dir: Path, port: int) -> dict[str, str]:
+    """The environment in which our server, worker and flow runs find each other. Everything stays on loopback."""
+    api_url = f"http://127.0.0.1:{port}/api"
+    return {
+        "PREFECT_HOME": str(data_dir / "prefect"),
+        "PREFECT_API_URL": api_url,
+        # On any port but 4200 the UI cannot find the API by itself.
+        "PREFECT_SERVER_UI_API_URL": api_url,
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(data_dir / "results"),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_PREFETCH_SECONDS": "0",
+        "MILLRACE_DATA_DIR": str(data_dir),
+    }
+
+
+def base_environment() -> dict[str, str]:
+    """This process's environment, without Prefect settings that would point elsewhere, with our commands first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
+    return kept
+
+
+async def start_server(processes: Processes, environment: Mapping[str, str], port: int) -> None:
+    """Start the Prefect server and wait until it answers."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    processes.start("prefect-server", command, environment)
+    await wait_until(lambda: _answers(f"{environment['PREFECT_API_URL']}/health"), "the Prefect server", 90, processes)
+
+
+async def deploy(environment: Mapping[str, str], limit: int) -> None:
+    """Create the work pool and every deployment of prefect.yaml.
+
+    Raises Permanent with Prefect's own words if it refuses.
+    """
+    pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
+    await _prefect(pool, environment)
+    await _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], environment)
+    await _prefect(["--no-prompt", "deploy", "--all"], environment)
+
+
+def start_worker(processes: Processes, environment: Mapping[str, str], limit: int) -> None:
+    """Start a worker of our pool: self-test and reconciliation first, then Prefect's worker."""
+    command = [sys.executable, "-m", "deployments", "worker", "--pool", POOL, "--limit", str(limit)]
+    processes.start("worker", command, environment)
+
+
+async def wait_until(ready: Callable[[], bool], what: str, seconds: float, processes: Processes) -> None:
+    """Wait until `ready()`; Transient if it takes longer than `seconds` or if a child process ends."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        processes.check()
+        if time.monotonic() > deadline:
+            raise Transient(f"{what} did not come up within {seconds:.0f} s", hint="look at its log")
+        await asyncio.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+async def _prefect(arguments: list[str], environment: Mapping[str, str]) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "prefect",
+        *arguments,
+        env=dict(environment),
+        cwd=PROJECT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await child.communicate()
+    if child.returncode:
+        raise Permanent(f"prefect {' '.join(arguments)} failed:\n{output.decode(errors='replace')[-2_000:]}")

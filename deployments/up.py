@@ -1,0 +1,33 @@
+"""`millrace up`: everything on one machine, with the operator's own settings, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from rich.console import Console
+
+from deployments.processes import Processes
+from deployments.stack import base_environment, deploy, prefect_environment, start_server, start_worker
+from millrace.settings import Settings
+
+
+async def run_up(settings: Settings, *, port: int, limit: int) -> None:
+    """Start server, deployments and worker; end them all on SIGINT or SIGTERM, or when one of them ends."""
+    console = Console(highlight=False, soft_wrap=True)
+    data_dir = settings.data_dir.absolute()
+    environment = {**base_environment(), **prefect_environment(data_dir, port)}
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    with Processes(data_dir / "logs") as processes:
+        await start_server(processes, environment, port)
+        await deploy(environment, limit)
+        start_worker(processes, environment, limit)
+        console.print(f"Prefect UI: http://127.0.0.1:{port}\nlogs: {data_dir / 'logs'}\nCtrl-C ends it.", markup=False)
+        while not ended.is_set():
+            processes.check()
+            try:
+                await asyncio.wait_for(ended.wait(), timeout=1)
+            except TimeoutError:
+                continue

@@ -1,0 +1,35 @@
+"""What `millrace worker` does before it serves: refuse early, sweep, and take up what was left."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from flows.networks import networks
+from flows.reconcile import reconcile
+from millrace.errors import Declined, MillraceError
+from millrace.redaction import redact
+from millrace.settings import Settings
+from stages.execute.sandbox import open_sandbox
+from stages.execute.sandbox.selftest import ensure_working
+
+
+async def prepare_worker(settings: Settings, console: Console) -> None:
+    """Test the sandbox, end what a killed worker's jobs left, show each network's account, and reconcile.
+
+    A worker without a working sandbox still starts: its jobs are declined with the reason, never run bare.
+    """
+    try:
+        sandbox = open_sandbox(settings)
+        sandbox.sweep()
+        ensure_working(sandbox, settings.data_dir / "state")
+        console.print(f"sandbox: {sandbox.name} works", markup=False)
+    except Declined as error:
+        console.print(f"sandbox: {redact(str(error))}; jobs will be declined", markup=False)
+    for name, served in networks().items():
+        try:
+            async with served.open(settings) as network:
+                console.print(f"{name}: at {await network.head()}, balance {await network.balance()}", markup=False)
+        except MillraceError as error:
+            console.print(f"{name}: {redact(str(error))}", markup=False)
+    state = await reconcile(return_state=True)
+    console.print(f"reconcile: {state.name}: {redact(state.message or '')}", markup=False)

@@ -1,0 +1,40 @@
+"""How often a job is tried: which flow run a pending job needs next, if any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from millrace.errors import DeclineReason
+
+
+def attempt_key(job_key: str, attempt: int) -> str:
+    """The idempotency key of a job's n-th flow run; Prefect keeps it for ever, so the attempt is part of it."""
+    return f"{job_key}#{attempt}"
+
+
+def next_attempt(runs: Mapping[int, FlowRun], *, now: datetime, most: int, cooldown_seconds: float) -> int | None:
+    """The attempt that a job still pending on its chain should get now, counted from 1; None for none.
+
+    `runs` are its flow runs so far, by attempt. A new one follows only on one that failed, or that was declined for
+    a reason that passes, and only after `cooldown_seconds`. One that settled needs none: the chain's listing lags.
+    One that a person cancelled gets none. After `most` attempts the job is left for a person.
+    """
+    if not runs:
+        return 1
+    last = max(runs)
+    state = runs[last].state
+    if state is None or not state.is_final() or last >= most:
+        return None
+    if not (state.type is StateType.FAILED or _declined_for_now(runs[last])):
+        return None
+    return last + 1 if now - state.timestamp >= timedelta(seconds=cooldown_seconds) else None
+
+
+def _declined_for_now(run: FlowRun) -> bool:
+    if run.state is None or run.state.type is not StateType.CANCELLED or run.state.name != "Declined":
+        return False
+    reason = (run.state.message or "").partition(":")[0]
+    return reason in {r.value for r in DeclineReason if r.temporary}

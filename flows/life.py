@@ -1,0 +1,57 @@
+"""What every job's flow run has around it: a workbench, a lease, and an end that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prefect import State
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed
+
+from flows.lease import hold_lease
+from flows.markdown import declined_markdown, receipt_key, receipt_markdown
+from flows.workbench import Workbench, open_workbench
+from millrace.errors import Declined
+from millrace.logs import located
+from millrace.receipt import JobOutcome, Receipt
+from millrace.redaction import redact
+
+DECLINED = "Declined"
+"""Name of the state in which a job's flow run ends that we would not do."""
+
+
+@asynccontextmanager
+async def job_life(network_name: str = "") -> AsyncIterator[Workbench]:
+    """Everything between a flow run's first and last line: its tools are open and its lease is held."""
+    async with open_workbench(network_name) as bench:
+        with hold_lease(bench.settings.data_dir / "leases", current_flow_run_id()), located("", "flow"):
+            yield bench
+
+
+def current_flow_run_id() -> str:
+    """The id of the running flow run, in the shape the API uses; empty outside one."""
+    return str(flow_run.get_id() or "")
+
+
+async def settled(receipt: Receipt) -> State[Any]:
+    """Show the receipt and end the flow run with what it says."""
+    await acreate_markdown_artifact(
+        receipt_markdown(receipt), key=receipt_key(receipt.job_key), description=f"Receipt of {receipt.job_key}"
+    )
+    if receipt.outcome is JobOutcome.beaten:
+        return Completed(name="Beaten", message="the chain records another worker's result")
+    return Completed(name="Settled", message=f"result {receipt.result_cid} in {receipt.transaction_id}")
+
+
+async def closed(error: Declined) -> State[Any]:
+    """Record why we left the job alone and end the flow run with that reason."""
+    text = redact(str(error))
+    await acreate_markdown_artifact(
+        declined_markdown(error.job, error.reason.value, text),
+        key=receipt_key(error.job),
+        description=f"Declined: {error.job}",
+    )
+    return Cancelled(name=DECLINED, message=f"{error.reason.value}: {text}")

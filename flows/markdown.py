@@ -1,0 +1,106 @@
+"""What a person reads about a job in the Prefect UI; text from strangers is shown, never interpreted."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+
+from millrace.receipt import Receipt
+from millrace.text import printable
+from stages.execute.python import Execution
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|&~$:@])")
+
+
+def escaped(text: str) -> str:
+    """`text` so that neither markdown nor HTML makes anything of it."""
+    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", printable(text))
+
+
+def receipt_key(job_key: str) -> str:
+    """The artifact key of a job's receipt: lower-case letters, digits and dashes, as Prefect demands."""
+    return f"receipt-{hashlib.sha256(job_key.encode()).hexdigest()[:20]}"
+
+
+def receipt_markdown(receipt: Receipt) -> str:
+    """A receipt as tables: what ran, under which limits, what it used, what came out, and what it cost."""
+    parts = [
+        f"# Receipt: {escaped(receipt.outcome.value)}",
+        _table({"job": receipt.job_key, "network": receipt.network}),
+    ]
+    if run := receipt.execution:
+        limits, usage = run.limits, run.usage
+        parts += [
+            "## What ran",
+            _table(
+                {
+                    "source": run.source,
+                    "SHA-256": run.source_sha256,
+                    "sandbox": run.backend,
+                    "ended": run.status,
+                    "return code": run.returncode,
+                }
+            ),
+            "## Limits and use",
+            "| | used | limit |\n|---|---|---|\n"
+            + f"| wall time | {usage.wall_seconds:.2f} s | {limits.wall_seconds:g} s |\n"
+            + f"| CPU time | {_number(usage.cpu_seconds, ' s')} | {limits.cpus:g} cores |\n"
+            + f"| memory | {_mebibytes(usage.peak_memory_bytes)} | {_mebibytes(limits.memory_bytes)} |\n"
+            + f"| stdout | {usage.stdout_bytes} bytes | {limits.output_bytes} bytes |\n"
+            + f"| stderr | {usage.stderr_bytes} bytes | {limits.output_bytes} bytes |",
+        ]
+    parts += [
+        "## What came out",
+        _table(
+            {
+                "result": receipt.result_cid,
+                "result SHA-256": receipt.result_sha256,
+                "evidence": receipt.evidence_cid,
+                "published to": ", ".join(receipt.published_to),
+            }
+        ),
+        "## What the chain says",
+        _table(
+            {
+                "transaction": receipt.transaction_id,
+                "slot or block": receipt.height,
+                "signed by": receipt.worker,
+                "fee paid": receipt.fee,
+                "price claimed": receipt.price,
+                "settled at": receipt.settled_at.isoformat(timespec="seconds"),
+            }
+        ),
+    ]
+    if receipt.stage_seconds:
+        parts += ["## Time", _table({name: f"{seconds:.2f} s" for name, seconds in receipt.stage_seconds.items()})]
+    return "\n\n".join(parts)
+
+
+def declined_markdown(job_key: str, reason: str, text: str) -> str:
+    """Why a job was left alone."""
+    return "\n\n".join(["# Declined", _table({"job": job_key, "reason": reason}), escaped(text)])
+
+
+def _table(rows: dict[str, object]) -> str:
+    lines = [f"| {name} | {escaped(str(value))} |" for name, value in rows.items() if value not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.2f}{unit}"
+
+
+def _mebibytes(value: int | None) -> str:
+    return "not measured" if value is None else f"{value / 1024 / 1024:.1f} MiB"
+
+
+def execution_markdown(run: Execution) -> str:
+    """A run in the sandbox, with the whole result document."""
+    return "\n\n".join(
+        [
+            "# Execution",
+            _table({"ended": run.status, "return code": run.returncode, "sandbox": run.backend}),
+            f"<pre>{html.escape(printable(run.result_json, 100_000), quote=False)}</pre>",
+        ]
+    )

@@ -1,0 +1,35 @@
+"""Sign, send and confirm, on any network: how a result reaches its chain exactly once."""
+
+from __future__ import annotations
+
+from flows.stage import Stage
+from millrace.errors import UnknownOutcome
+from millrace.job import Job
+from millrace.network import Fate, Outcome, Result, SignedSubmission
+from stages.submit.confirm import confirm_submission
+from stages.submit.sign import sign_submission
+
+sign: Stage[SignedSubmission] = Stage("sign", sign_submission)
+confirm: Stage[Outcome] = Stage("confirm", confirm_submission, cached=False)
+
+_SIGNATURES = 5
+"""How many signatures may expire, one after the other, before a person should look at the fees."""
+
+
+async def submit(job: Job, result: Result) -> SignedSubmission:
+    """Submit `result`; returns the submission that the chain has an answer to, landed or failed.
+
+    A new signature is made only after the former one is proven expired. Raises UnknownOutcome if even the last one
+    expired.
+    """
+    for generation in range(_SIGNATURES):
+        submission = await sign(job.key, job, result, generation)
+        outcome = await confirm(job.key, job, submission)
+        if outcome.fate is not Fate.expired:
+            return submission
+    raise UnknownOutcome(
+        f"{_SIGNATURES} signed transactions expired one after the other",
+        job=job.key,
+        stage="confirm",
+        hint="raise the priority fee cap or look at the RPC endpoints",
+    )

@@ -1,0 +1,94 @@
+"""What the stages of one flow run work with: opened when first needed, closed when the flow run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from flows.networks import network
+from millrace.logs import install_logging
+from millrace.receipt_log import ReceiptLog
+from millrace.redaction import register_secrets_of
+from millrace.settings import Settings, load_settings
+from protocols.ipfs.content import open_content
+from stages.execute.sandbox import open_sandbox
+from stages.submit.outbox import Outbox
+
+
+class Workbench:
+    """The tools of one flow run, by the names that stage functions use for their keyword-only parameters."""
+
+    def __init__(self, network_name: str, settings: Settings) -> None:
+        self.settings = settings
+        self.stage_seconds: dict[str, float] = {}
+        self._network_name = network_name
+        self._opened: dict[str, Any] = {}
+        self._closing = AsyncExitStack()
+        self._lock = asyncio.Lock()
+
+    async def tool(self, name: str) -> Any:
+        """The tool called `name`, the same one for the whole flow run. KeyError if there is no such tool."""
+        async with self._lock:
+            if name not in self._opened:
+                opened = _TOOLS[name](self)
+                self._opened[name] = await opened if isinstance(opened, Awaitable) else opened
+            return self._opened[name]
+
+    async def open_network(self) -> Any:
+        """Open this flow's network and keep it until the flow run ends."""
+        return await self._closing.enter_async_context(network(self._network_name).open(self.settings))
+
+    async def open_content(self) -> Any:
+        """Open the content store and its back ends and keep them until the flow run ends."""
+        content = open_content(self.settings.ipfs, self.settings.data_dir)
+        return await self._closing.enter_async_context(content)
+
+    async def close(self) -> None:
+        """Close what was opened, last opened first."""
+        await self._closing.aclose()
+
+
+_TOOLS: dict[str, Callable[[Workbench], Any]] = {
+    "settings": lambda bench: bench.settings,
+    "network": Workbench.open_network,
+    "content": Workbench.open_content,
+    "sandbox": lambda bench: open_sandbox(bench.settings),
+    "outbox": lambda bench: Outbox(bench.settings.data_dir / "outbox"),
+    "receipts": lambda bench: ReceiptLog(bench.settings.data_dir / "receipts"),
+    "clock": lambda bench: time.time,
+}
+
+_current: ContextVar[Workbench] = ContextVar("workbench")
+
+
+@asynccontextmanager
+async def open_workbench(network_name: str = "") -> AsyncIterator[Workbench]:
+    """The workbench of this flow run; stages called inside find it by themselves."""
+    settings = load_settings()
+    install_logging()
+    register_secrets_of(settings)
+    bench = Workbench(network_name, settings)
+    try:
+        with working_at(bench):
+            yield bench
+    finally:
+        await bench.close()
+
+
+@contextmanager
+def working_at(bench: Workbench) -> Iterator[None]:
+    """Stages called inside take their tools from `bench`."""
+    token = _current.set(bench)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_workbench() -> Workbench:
+    """The workbench that the running flow opened. LookupError outside one."""
+    return _current.get()

@@ -1,0 +1,65 @@
+"""Log records: our own say which job and stage they are about, and none shows a secret."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from millrace.redaction import redact
+
+OUR_LOGGERS = ("millrace", "protocols", "stages", "flows", "localnet", "deployments")
+"""Names of our root loggers; Prefect is told to collect them (PREFECT_LOGGING_EXTRA_LOGGERS)."""
+
+_where: ContextVar[tuple[str, str]] = ContextVar("where", default=("", ""))
+
+
+@contextmanager
+def located(job_key: str, stage: str) -> Iterator[None]:
+    """Our log records made inside carry `job_key` and `stage`."""
+    token = _where.set((job_key, stage))
+    try:
+        yield
+    finally:
+        _where.reset(token)
+
+
+def install_logging() -> None:
+    """Locate our records and mask secrets in everybody's, whichever logger or handler they meet.
+
+    Works on the record factory: a filter on a logger misses its children's records, and one on a handler misses
+    the handlers that others add later. Calling it again changes nothing.
+    """
+    make_record = logging.getLogRecordFactory()
+    if getattr(make_record, "_is_millrace", False):
+        return
+
+    def make_ours(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        _finish(record)
+        return record
+
+    make_ours._is_millrace = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_ours)
+
+
+def _finish(record: logging.LogRecord) -> None:
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return  # wrong arguments: the handler reports that, and prints neither
+    record.job, record.stage = job, stage = _where.get()
+    shown = redact(message)
+    if job and record.name.partition(".")[0] in OUR_LOGGERS:
+        shown = f"[{job} {stage}] {shown}"
+    if shown != message:
+        record.msg, record.args = shown, None
+    if record.exc_info and record.exc_info[0] is not None:
+        # Formatters use exc_text when it is there instead of formatting the traceback themselves.
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+        masked = redact(text)
+        if masked != text:
+            record.exc_text, record.exc_info = masked, None

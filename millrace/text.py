@@ -1,0 +1,25 @@
+"""Text from strangers, made safe to print."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def printable(text: str, longest: int = 4_000) -> str:
+    """`text` without anything that moves a cursor, turns writing around or hides.
+
+    Control and format characters (terminal escapes, bidirectional overrides) become visible escapes; more than
+    `longest` characters are cut, and the cut is shown.
+    """
+    shown = "".join(
+        character if unicodedata.category(character) not in _UNPRINTABLE else _escape(character)
+        for character in text[:longest]
+    )
+    return shown if len(text) <= longest else f"{shown}… ({len(text)} characters)"
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,56 @@
+"""ipfshttpclient, made usable with today's daemons and libraries.
+
+The constructor is used, not `connect`: that one complains about every daemon newer than 0.8. Each call gets a
+client of its own, so that threads share nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ipfshttpclient
+import requests
+import urllib3
+from ipfshttpclient import exceptions
+
+from millrace.errors import Permanent
+from protocols.ipfs.errors import ContentUnavailable
+
+
+class DaemonRefused(Permanent):
+    """The daemon answered with an error of its own."""
+
+
+@contextmanager
+def daemon_client(multiaddr: str, timeout_seconds: float) -> Iterator[Any]:
+    """A client with an open connection; `timeout_seconds` bounds each wait for the daemon.
+
+    Its errors leave as ours: ContentUnavailable if the daemon cannot be reached or breaks off, DaemonRefused with
+    what it said, Permanent if the address is none.
+    """
+    try:
+        with ipfshttpclient.Client(multiaddr, timeout=timeout_seconds) as client:
+            _quieten(client)
+            yield client
+    except exceptions.AddressError:
+        raise Permanent("the IPFS daemon's address is not usable", hint="e.g. /ip4/127.0.0.1/tcp/5001") from None
+    except exceptions.ErrorResponse as error:
+        raise DaemonRefused(f"the daemon says: {_short(error)}") from None
+    except (exceptions.Error, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise ContentUnavailable(
+            f"the daemon at {multiaddr} cannot be talked to: {_short(error)}", hint="is it running, and its API there?"
+        ) from None
+
+
+def _quieten(client: Any) -> None:
+    """Take an argument out of the connection pools that urllib3 2 ignores with a warning, once a request."""
+    session = client._client._session
+    session.trust_env = False  # a local daemon is not behind a proxy, and no password of ~/.netrc is its business
+    for adapter in session.adapters.values():
+        adapter.poolmanager.connection_pool_kw.pop("strict", None)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

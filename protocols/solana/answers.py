@@ -1,0 +1,107 @@
+"""The parts of Solana's JSON-RPC answers that we read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PlainValidator
+from pydantic.alias_generators import to_camel
+from solders.pubkey import Pubkey
+
+T = TypeVar("T")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, extra="ignore")
+
+
+class Context(_Answer):
+    """Which slot an answer is about."""
+
+    slot: int
+
+
+class AtSlot(_Answer, Generic[T]):
+    """An answer together with the slot it is about."""
+
+    context: Context
+    value: T
+
+
+class Account(_Answer):
+    """An account, its content in base64."""
+
+    lamports: int
+    owner: str
+    data: tuple[str, Literal["base64"]]
+
+    def content(self) -> bytes:
+        """The account's bytes; ValueError if they are not base64."""
+        try:
+            return base64.b64decode(self.data[0], validate=True)
+        except binascii.Error as error:
+            raise ValueError(str(error)) from None
+
+    def program(self) -> Pubkey:
+        """The program that owns the account; ValueError if it is not an address."""
+        return Pubkey.from_string(self.owner)
+
+
+class ListedAccount(_Answer):
+    """One line of a listing; only the address is asked for."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    pubkey: Annotated[Pubkey, PlainValidator(Pubkey.from_string)]
+
+
+class LatestBlockhash(_Answer):
+    """A blockhash and the last block height at which a transaction with it can land."""
+
+    blockhash: str
+    last_valid_block_height: int
+
+
+class Simulation(_Answer):
+    """What a transaction would do."""
+
+    err: Any = None
+    logs: list[str] | None = None
+    units_consumed: int | None = None
+
+
+class PriorityFee(_Answer):
+    """What a recent block took, in micro-lamports per compute unit."""
+
+    prioritization_fee: int
+
+
+class SignatureStatus(_Answer):
+    """Where a transaction is; `err` is None if it succeeded."""
+
+    slot: int
+    err: Any = None
+    confirmation_status: Literal["processed", "confirmed", "finalized"] | None = None
+
+
+class EpochInfo(_Answer):
+    """The head of the chain: a slot, and how many blocks there are up to it."""
+
+    absolute_slot: int
+    block_height: int
+
+
+class TransactionMeta(_Answer):
+    """What a transaction cost, in lamports."""
+
+    fee: int
+    err: Any = None
+
+
+class ConfirmedTransaction(_Answer):
+    """A transaction in a block."""
+
+    slot: int
+    meta: TransactionMeta | None = None

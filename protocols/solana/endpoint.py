@@ -1,0 +1,132 @@
+"""One RPC endpoint: its name without its secrets, its health, and one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import TypeAdapter
+from solana.rpc.async_api import AsyncClient
+from solana.rpc.jsonrpc import JsonRpcRequest
+
+from millrace.errors import MillraceError, Permanent, Transient
+from millrace.redaction import register_secret
+from protocols.solana.rpc_errors import EndpointRefused, WrongChain, as_millrace_error
+
+T = TypeVar("T")
+
+_FIRST_REST_SECONDS = 1.0
+_LONGEST_REST_SECONDS = 60.0
+_REFUSED_REST_SECONDS = 300.0
+
+_logger = logging.getLogger(__name__)
+
+
+def endpoint_label(url: str) -> str:
+    """Scheme, host and port of `url`: all of it that may be printed, for keys travel in the rest.
+
+    Raises Permanent if it is not an http or https URL; the message does not quote it.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise Permanent(
+            "one of the Solana RPC endpoints is not an http or https URL", hint="check SOLANA_RPC_URL, comma-separated"
+        )
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}"
+
+
+def _secrets_in(url: str) -> list[str]:
+    """What may be a provider's key: path, query, its values, user and password."""
+    parts = urlsplit(url)
+    values = [value for _, value in parse_qsl(parts.query)]
+    return [parts.path.strip("/"), parts.query, *values, parts.username or "", parts.password or ""]
+
+
+class Endpoint:
+    """An RPC endpoint that remembers how it has behaved.
+
+    Arguments: `clock` gives seconds that never go back; after a failure the endpoint rests, longer with each one in
+    a row, and is asked meanwhile only if all others rest as well.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self.label = endpoint_label(url)
+        self.failures = 0
+        self.resting_until = 0.0
+        self.serves_genesis_hash = ""
+        self.wrong_chain: WrongChain | None = None
+        self._clock = clock
+        self._opening = asyncio.Lock()
+        for secret in _secrets_in(url):
+            register_secret(secret)
+        # Its HTTP client would log whole URLs, and repeat a sendTransaction whose outcome is unknown.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
+        self._client = AsyncClient(url, max_transport_retries=0)
+
+    @property
+    def resting(self) -> bool:
+        """True while the endpoint should be left alone."""
+        return self._clock() < self.resting_until
+
+    async def call(self, method: str, params: list[Any], answer: TypeAdapter[T], timeout_seconds: float) -> T:
+        """Call `method` once; returns the result as `answer` reads it.
+
+        Raises the errors of `protocols.solana.rpc_errors`, and notes how it went.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                result = await self._client.send_rpc_request(JsonRpcRequest(method=method, params=params), Any)
+            value = answer.validate_python(result)
+        except Exception as error:
+            known = as_millrace_error(error, method, self.label)
+            if known is None:
+                raise
+            self._note(known)
+            # The cause quotes the URL, and with it the key.
+            raise known from None
+        self.failures = 0
+        self.resting_until = 0.0
+        return value
+
+    def _note(self, error: MillraceError) -> None:
+        if isinstance(error, Transient):
+            self.failures += 1
+            rest = min(_FIRST_REST_SECONDS * 2 ** (self.failures - 1), _LONGEST_REST_SECONDS)
+            self.resting_until = self._clock() + max(rest, error.retry_after_seconds or 0.0)
+        elif isinstance(error, EndpointRefused):
+            self.failures += 1
+            self.resting_until = self._clock() + _REFUSED_REST_SECONDS
+
+    async def ensure_serves(self, genesis_hash: str, timeout_seconds: float) -> str:
+        """Make sure, once, that the endpoint serves the chain with that genesis hash; returns the hash.
+
+        An empty `genesis_hash` accepts whatever it serves. Raises WrongChain, now and ever after, if it serves
+        another; otherwise as `call`.
+        """
+        async with self._opening:
+            if self.wrong_chain is not None:
+                raise WrongChain(*self.wrong_chain.args, hint=self.wrong_chain.hint)
+            if not self.serves_genesis_hash:
+                self.serves_genesis_hash = await self.call("getGenesisHash", [], _TEXT, timeout_seconds)
+            if genesis_hash and self.serves_genesis_hash != genesis_hash:
+                self.wrong_chain = WrongChain(
+                    f"{self.label} serves the chain {self.serves_genesis_hash}, we work for {genesis_hash}",
+                    hint="remove it from SOLANA_RPC_URL or correct the expected genesis hash",
+                )
+                _logger.error("%s", self.wrong_chain)
+                raise WrongChain(*self.wrong_chain.args, hint=self.wrong_chain.hint)
+            return self.serves_genesis_hash
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+
+_TEXT: TypeAdapter[str] = TypeAdapter(str)

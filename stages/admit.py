@@ -1,0 +1,35 @@
+"""Admit: is this job still open, allowed and affordable, and can we run it at all?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace.errors import Declined, DeclineReason
+from millrace.job import Job
+from millrace.network import Network
+from millrace.settings import Settings
+from stages.execute.sandbox import Sandbox
+from stages.execute.sandbox.selftest import ensure_working
+from stages.submit.outbox import Outbox
+
+
+async def admit_job(job_id: str, *, network: Network[Any], sandbox: Sandbox, outbox: Outbox, settings: Settings) -> Job:
+    """Re-read the job on its chain and decide whether to do it.
+
+    A job for which we hold a signed submission is always admitted: its fate must be followed to the end, whatever
+    the chain says about the job by now.
+
+    Raises Declined with the reason otherwise, Permanent if there is no such job.
+    """
+    job = await network.find(job_id)
+    if outbox.latest(job.key) is not None:
+        return job
+    if not await network.still_open(job):
+        raise Declined(
+            "the job is no longer open on its chain",
+            reason=DeclineReason.closed,
+            hint="nothing to do: its owner cancelled it or somebody else completed it",
+        )
+    ensure_working(sandbox, settings.data_dir / "state")
+    await network.affordable()
+    return job

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+from flows.attempts import next_attempt
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+def run(kind: StateType, *, name: str | None = None, message: str = "", seconds_ago: float = 1_000) -> FlowRun:
+    state = State(type=kind, name=name, message=message, timestamp=NOW - timedelta(seconds=seconds_ago))
+    return FlowRun(flow_id=uuid4(), state=state)
+
+
+def attempt(runs: dict[int, FlowRun], most: int = 3) -> int | None:
+    return next_attempt(runs, now=NOW, most=most, cooldown_seconds=300)
+
+
+def test_a_new_job_gets_its_first_attempt() -> None:
+    assert attempt({}) == 1
+
+
+@pytest.mark.parametrize("kind", [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING])
+def test_a_job_in_flight_gets_no_second_flow_run(kind: StateType) -> None:
+    assert attempt({1: run(kind)}) is None
+
+
+def test_a_settled_job_is_left_alone_while_the_listing_lags() -> None:
+    """The public worker executed finished jobs again for ten seconds after completing them."""
+    assert attempt({1: run(StateType.COMPLETED, name="Settled")}) is None
+
+
+def test_a_failed_job_is_tried_again_after_the_cooldown_and_not_before() -> None:
+    assert attempt({1: run(StateType.FAILED, seconds_ago=299)}) is None
+    assert attempt({1: run(StateType.FAILED, seconds_ago=300)}) == 2
+
+
+def test_attempts_are_bounded() -> None:
+    failed = run(StateType.FAILED)
+    assert attempt({1: failed, 2: failed}) == 3
+    assert attempt({1: failed, 2: failed, 3: failed}) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("too_poor", 2), ("no_sandbox", 2), ("draining", 2), ("closed", None), ("unsupported", None)],
+)
+def test_a_declined_job_is_tried_again_only_for_reasons_that_pass(reason: str, expected: int | None) -> None:
+    assert attempt({1: run(StateType.CANCELLED, name="Declined", message=f"{reason}: because")}) == expected
+
+
+def test_a_job_that_a_person_cancelled_stays_cancelled() -> None:
+    assert attempt({1: run(StateType.CANCELLED, name="Cancelled", message="too_poor: no")}) is None
+
+
+def test_a_crashed_job_is_left_to_reconcile() -> None:
+    assert attempt({1: run(StateType.CRASHED)}) is None

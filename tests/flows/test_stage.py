@@ -1,0 +1,218 @@
+"""Stages as Prefect tasks, on a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prefect import State, flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from pydantic import BaseModel
+
+from flows import stage as stage_module
+from flows.stage import Defect, Stage, result_key
+from flows.workbench import Workbench, working_at
+from millrace import redaction
+from millrace.errors import Declined, DeclineReason, MillraceError, Permanent, Transient, UnknownOutcome
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Grain(BaseModel):
+    weight: int
+
+
+class Tools:
+    """A workbench whose tools are given."""
+
+    def __init__(self, **tools: object) -> None:
+        self.tools = tools
+        self.stage_seconds: dict[str, float] = {}
+
+    async def tool(self, name: str) -> object:
+        return self.tools[name]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Retries without the waits between them, and results kept in a folder of the test's own."""
+    monkeypatch.setattr(stage_module, "BACKOFF_SECONDS", (0.0,) * 5)
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield
+
+
+async def run_in_flow(stage: Stage[Any], *inputs: object, job: str = "cloudmesh/test/1", **tools: object) -> State[Any]:
+    @flow(name="one-stage")
+    async def one_stage() -> Any:
+        with working_at(cast("Workbench", Tools(**tools))):
+            return await stage(job, *inputs)
+
+    return cast("State[Any]", await one_stage(return_state=True))
+
+
+async def test_a_stage_gets_its_inputs_and_its_tools() -> None:
+    async def grind(weight: int, *, stone: str) -> Grain:
+        return Grain(weight=weight + len(stone))
+
+    state = await run_in_flow(Stage("grind", grind), 40, stone="ab")
+    assert await state.aresult() == Grain(weight=42)
+
+
+async def test_a_finished_stage_is_not_done_again_for_the_same_job_and_inputs() -> None:
+    calls: list[int] = []
+
+    async def grind(weight: int) -> Grain:
+        calls.append(weight)
+        return Grain(weight=weight)
+
+    stage = Stage("grind-once", grind)
+    first = await run_in_flow(stage, 1)
+    again = await run_in_flow(stage, 1)
+    assert await again.aresult() == await first.aresult() == Grain(weight=1)
+    await run_in_flow(stage, 2)
+    await run_in_flow(stage, 1, job="cloudmesh/test/another")
+    assert calls == [1, 2, 1]
+
+
+async def test_a_stage_that_must_look_anew_is_done_every_time() -> None:
+    calls: list[int] = []
+
+    async def look() -> int:
+        calls.append(1)
+        return len(calls)
+
+    stage = Stage("look", look, cached=False)
+    for _ in range(2):
+        await run_in_flow(stage)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("kind", [Transient, UnknownOutcome])
+async def test_what_may_pass_is_retried_until_it_does(kind: type[MillraceError]) -> None:
+    calls: list[int] = []
+
+    async def flaky() -> int:
+        calls.append(1)
+        if len(calls) < 3:
+            raise kind("not yet")
+        return len(calls)
+
+    state = await run_in_flow(Stage(f"flaky-{kind.__name__}", flaky))
+    assert await state.aresult() == 3
+
+
+async def test_retries_are_bounded() -> None:
+    calls: list[int] = []
+
+    async def never() -> None:
+        calls.append(1)
+        raise Transient("busy")
+
+    state = await run_in_flow(Stage("never", never))
+    assert state.is_failed()
+    assert len(calls) == 6
+
+
+async def test_what_cannot_pass_is_tried_once_and_names_job_and_stage() -> None:
+    calls: list[int] = []
+
+    async def broken() -> None:
+        calls.append(1)
+        raise Permanent("not a CID", hint="post it again")
+
+    state = await run_in_flow(Stage("broken", broken))
+    assert len(calls) == 1
+    with pytest.raises(Permanent, match="cloudmesh/test/1: broken: not a CID \\(post it again\\)"):
+        await state.aresult()
+
+
+async def test_a_declined_stage_says_so_in_its_state() -> None:
+    async def refuse() -> None:
+        raise Declined("0 lamports", reason=DeclineReason.too_poor)
+
+    seen: dict[str, object] = {}
+
+    @flow(name="refusing")
+    async def refusing() -> None:
+        with working_at(cast("Workbench", Tools())):
+            try:
+                await Stage("refuse", refuse, cached=False)("cloudmesh/test/1")
+            except Declined as error:
+                seen["reason"] = error.reason
+
+    await refusing()
+    async with get_client() as client:
+        task_runs = [run for run in await client.read_task_runs() if run.name.startswith("refuse")]
+    assert seen == {"reason": DeclineReason.too_poor}
+    assert [run.state_name for run in task_runs] == ["Declined"]
+
+
+async def test_an_unexpected_error_is_a_defect_and_not_retried() -> None:
+    calls: list[int] = []
+
+    async def buggy() -> None:
+        calls.append(1)
+        raise ZeroDivisionError("division by zero")
+
+    state = await run_in_flow(Stage("buggy", buggy))
+    assert len(calls) == 1
+    with pytest.raises(Defect, match="ZeroDivisionError"):
+        await state.aresult()
+
+
+async def test_no_secret_reaches_the_api_in_states_or_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exception texts become state messages, which bypass every logging filter."""
+    secret = "swordfish-jwt-of-the-operator"
+    monkeypatch.setattr(redaction, "_secrets", {secret})
+
+    async def leaky() -> None:
+        raise ValueError(f"Authorization: Bearer {secret}")
+
+    async def leaky_on_purpose() -> None:
+        raise Permanent(f"refused {secret}", hint=f"token {secret}")
+
+    for name, function in (("leaky", leaky), ("leaky-on-purpose", leaky_on_purpose)):
+        state = await run_in_flow(Stage(name, function))
+        assert state.is_failed()
+    async with get_client() as client:
+        texts = [str(run.state) for run in await client.read_task_runs()]
+        texts += [str(run.state) for run in await client.read_flow_runs()]
+        texts += [log.message for log in await client.read_logs(limit=200)]
+    assert any("leaky" in text or "refused" in text for text in texts)
+    assert not [text for text in texts if secret in text]
+
+
+async def test_a_computing_stage_leaves_the_event_loop_free() -> None:
+    started, released = threading.Event(), threading.Event()
+
+    def grind() -> bool:
+        started.set()
+        return released.wait(10)
+
+    async def release() -> None:
+        await asyncio.to_thread(started.wait, 10)
+        released.set()
+
+    releasing = asyncio.create_task(release())
+    state = await run_in_flow(Stage("compute", grind, cached=False))
+    await releasing
+    assert await state.aresult() is True
+
+
+def test_a_result_key_tells_job_stage_and_inputs_apart_and_is_a_file_name() -> None:
+    keys = {
+        result_key("a", "fetch", 1),
+        result_key("b", "fetch", 1),
+        result_key("a", "execute", 1),
+        result_key("a", "fetch", 2),
+        result_key("a", "fetch", 1, None),
+        result_key("a", "fetch", Grain(weight=1)),
+    }
+    assert len(keys) == 6
+    assert all("/" not in key for key in keys)
+    assert result_key("a", "fetch", Grain(weight=1)) == result_key("a", "fetch", Grain(weight=1))
