@@ -12,7 +12,7 @@ setup: $(MARK)
 $(MARK): requirements.lock pyproject.toml
 	@./deployments/preflight.sh "$(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(MARK)
 
@@ -34,9 +34,9 @@ bench: setup  ## Every bench; NAME=discover for one.
 
 lock:  ## Resolve the dependencies anew (needs uv).
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes \
-		--no-emit-index-url --no-header --quiet -o requirements.lock
+		--no-emit-index-url --no-strip-extras --no-header --quiet -o requirements.lock
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra gpu --constraint requirements.lock \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements-gpu.lock
+		--generate-hashes --no-emit-index-url --no-strip-extras --no-header --quiet -o requirements-gpu.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

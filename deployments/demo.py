@@ -9,21 +9,19 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from rich.console import Console
-from solders.keypair import Keypair
 
 from deployments.demo_jobs import JOBS, WALL_SECONDS, DemoJob
 from deployments.demo_report import verdict_table
 from deployments.localnet import localnet_settings
 from deployments.preflight import missing
 from deployments.processes import Processes
-from deployments.progress import Progress
+from deployments.progress import Progress, job_runs
 from deployments.stack import (
     base_environment,
     deploy,
@@ -49,7 +47,6 @@ class Posted:
     job: DemoJob
     address: str
     key: str
-    notes: list[str] = field(default_factory=list)
 
 
 async def run_demo(*, keep: bool) -> int:
@@ -101,7 +98,7 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
         console.print("worker started; it tests its sandbox, then serves the pool\n")
         progress = Progress(console, client, posted)
         finished = await progress.follow(processes.check, _JOBS_DEADLINE_SECONDS)
-        table, good = await verdict_table(client, posted, addresses, folder)
+        table, good = await asyncio.to_thread(verdict_table, await job_runs(client), posted, addresses, folder)
     console.print(table)
     if not finished:
         console.print(f"not every job ended within {_JOBS_DEADLINE_SECONDS:.0f} s", style="red")
@@ -127,32 +124,24 @@ async def _start_localnet(processes: Processes, folder: Path, environment: dict[
 
 def _post_jobs(addresses: dict[str, str], folder: Path) -> list[Posted]:
     """Fund the accounts, put the programs on IPFS and the jobs on the chain; cancel the one that is to be cancelled."""
+    url, program_id = addresses["solana_rpc_url"], addresses["program_id"]
     worker, _ = load_or_create_keypair(folder / "worker-keypair.json")
-    owner = Keypair()
-    with httpx.Client(timeout=10) as http:
-        for account in (worker, owner):
-            _rpc(http, addresses, "requestAirdrop", [str(account.pubkey()), _LAMPORTS])
-        genesis_hash = _rpc(http, addresses, "getGenesisHash", [])
-        poster = JobPoster(addresses["solana_rpc_url"], addresses["program_id"], owner)
-        posted = []
+    with JobPoster(url, program_id, worker) as worker_account:
+        worker_account.fund()
+    posted = []
+    with JobPoster(url, program_id) as owner, httpx.Client(timeout=10) as http:
+        owner.fund()
         for job in JOBS:
-            code_cid = _add(http, addresses, job.program)
-            address = poster.post(job.title, code_cid)
+            address = owner.post(job.title, _add(http, addresses["ipfs_rpc_url"], job.program))
             if job.cancelled:
-                poster.cancel(address)
-            posted.append(Posted(job, address, f"cloudmesh/{genesis_hash}/{address}"))
+                owner.cancel(address)
+            posted.append(Posted(job, address, f"cloudmesh/{addresses['genesis_hash']}/{address}"))
     return posted
 
 
-def _rpc(http: httpx.Client, addresses: dict[str, str], method: str, params: list[Any]) -> Any:
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    return http.post(addresses["solana_rpc_url"], json=body).raise_for_status().json()["result"]
-
-
-def _add(http: httpx.Client, addresses: dict[str, str], program: str) -> str:
-    url = f"{addresses['ipfs_rpc_url']}/api/v0/add"
+def _add(http: httpx.Client, rpc_url: str, program: str) -> str:
     parameters = {"cid-version": "1", "raw-leaves": "true", "pin": "true"}
-    reply = http.post(url, params=parameters, files={"file": ("main.py", program.encode())})
+    reply = http.post(f"{rpc_url}/api/v0/add", params=parameters, files={"file": ("main.py", program.encode())})
     return str(json.loads(reply.raise_for_status().text.splitlines()[-1])["Hash"])
 
 

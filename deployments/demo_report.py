@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from rich.table import Table
 from rich.text import Text
-from solders.pubkey import Pubkey
 
 from deployments.demo_jobs import DemoJob
-from deployments.progress import job_runs
+from localnet.solana.client import JobPoster
 from millrace.receipt import Receipt
 from millrace.receipt_log import ReceiptLog
 from millrace.text import printable
-from protocols.solana.job_account import JobAccount, JobStatus, decode_job_account
+from protocols.solana.job_account import JobAccount, JobStatus
 
 _STAGES = ("fetch", "execute", "upload", "sign", "confirm")
 
@@ -32,21 +30,20 @@ class Judged(Protocol):
     key: str
 
 
-async def verdict_table(
-    client: PrefectClient, posted: Sequence[Judged], addresses: dict[str, str], folder: Path
+def verdict_table(
+    runs: Mapping[str, FlowRun], posted: Sequence[Judged], addresses: dict[str, str], folder: Path
 ) -> tuple[Table, bool]:
     """A table with a row for each job, and whether every one of them ended as it should."""
     receipts = ReceiptLog(folder / "receipts")
-    runs = await job_runs(client)
     table = Table(
         "job", "outcome", "result CID", "transaction", *_STAGES, "fee", "price", title="seconds a stage, lamports"
     )
     all_good = True
-    async with httpx.AsyncClient(timeout=10) as http:
+    with httpx.Client(timeout=10) as http:
         for entry in posted:
             receipt = receipts.find(entry.key)
             run = runs.get(entry.address)
-            faults = await _faults(http, addresses, entry, run, receipt)
+            faults = _faults(http, addresses, entry, run, receipt)
             all_good = all_good and not faults
             table.add_row(*_row(entry, run, receipt, faults))
     receipts.verify()
@@ -76,31 +73,33 @@ def _short(text: str) -> str:
     return text if len(text) <= 16 else f"{text[:8]}…{text[-6:]}"
 
 
-async def _faults(
-    http: httpx.AsyncClient, addresses: dict[str, str], entry: Judged, run: FlowRun | None, receipt: Receipt | None
+def _faults(
+    http: httpx.Client, addresses: dict[str, str], entry: Judged, run: FlowRun | None, receipt: Receipt | None
 ) -> list[str]:
     """Everything about this job that is not as it should be; empty if all is well."""
-    account, landed = await _on_chain(http, addresses, entry.address)
+    account, landed = _on_chain(http, addresses, entry.address)
     # Posting a job is its first transaction; completing or cancelling it must be the only other one.
     faults = [] if landed == 2 else [f"{landed} transactions on the chain instead of 2"]
     if entry.job.cancelled:
         if run is None or run.state_name != "Declined":
             faults.append(f"its flow run should be Declined, is {run.state_name if run else 'missing'}")
-        if account.status is not JobStatus.cancelled:
-            faults.append(f"on the chain it is {account.status.name}")
+        if account is None or account.status is not JobStatus.cancelled:
+            faults.append(f"on the chain it is {account.status.name if account else 'missing'}")
         return faults
     if run is None or run.state_name != "Settled" or receipt is None or receipt.execution is None:
         return [*faults, f"no receipt; its flow run is {run.state_name if run else 'missing'}"]
+    if account is None:
+        return [*faults, "its account is missing"]
     if account.status is not JobStatus.completed or account.result_cid != receipt.result_cid:
         faults.append(f"on the chain it is {account.status.name} with result {account.result_cid}")
     if receipt.execution.status != entry.job.status:
         faults.append(f"ended {receipt.execution.status} instead of {entry.job.status}")
-    return faults + await _result_faults(http, addresses, entry, account.result_cid)
+    return faults + _result_faults(http, addresses, entry, account.result_cid)
 
 
-async def _result_faults(http: httpx.AsyncClient, addresses: dict[str, str], entry: Judged, cid: str) -> list[str]:
+def _result_faults(http: httpx.Client, addresses: dict[str, str], entry: Judged, cid: str) -> list[str]:
     """What is wrong with the result that anybody can fetch from a gateway."""
-    reply = await http.get(f"{addresses['ipfs_legacy_gateway_url']}/ipfs/{cid}")
+    reply = http.get(f"{addresses['ipfs_legacy_gateway_url']}/ipfs/{cid}")
     if not reply.is_success:
         return [f"its result cannot be fetched: HTTP {reply.status_code}"]
     result = reply.json()
@@ -114,16 +113,11 @@ async def _result_faults(http: httpx.AsyncClient, addresses: dict[str, str], ent
     return faults
 
 
-async def _on_chain(http: httpx.AsyncClient, addresses: dict[str, str], address: str) -> tuple[JobAccount, int]:
+def _on_chain(http: httpx.Client, addresses: dict[str, str], address: str) -> tuple[JobAccount | None, int]:
     """The job's account at `finalized`, and how many successful transactions touched it."""
-
-    async def rpc(method: str, *params: Any) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        reply = await http.post(addresses["solana_rpc_url"], json=body)
-        return reply.raise_for_status().json()["result"]
-
-    value = (await rpc("getAccountInfo", address, {"encoding": "base64", "commitment": "finalized"}))["value"]
-    signatures = await rpc("getSignaturesForAddress", address, {"commitment": "confirmed"})
-    program_id = Pubkey.from_string(addresses["program_id"])
-    account = decode_job_account(Pubkey.from_string(address), value, program_id)
+    with JobPoster(addresses["solana_rpc_url"], addresses["program_id"]) as anybody:
+        account = anybody.job(address, "finalized")
+    params = [address, {"commitment": "confirmed"}]
+    body = {"jsonrpc": "2.0", "id": 1, "method": "getSignaturesForAddress", "params": params}
+    signatures = http.post(addresses["solana_rpc_url"], json=body).raise_for_status().json()["result"]
     return account, sum(signature["err"] is None for signature in signatures)

@@ -27,6 +27,7 @@ def run_localnet(console: Console, *, info: Path | None, slot_milliseconds: int,
         addresses = {
             "solana_rpc_url": solana.url,
             "program_id": solana.program_id,
+            "genesis_hash": solana.genesis_hash,
             "ipfs_rpc_url": ipfs.rpc_url,
             "ipfs_gateway_url": ipfs.gateway_url,
             "ipfs_legacy_gateway_url": ipfs.legacy_gateway_url,

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -112,7 +112,7 @@ def _end_descendants() -> None:
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+def _deaf_to_interrupts() -> Iterator[None]:
     former = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -15,7 +15,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from flows.life import current_flow_run_id, job_life
 from flows.markdown import escaped, execution_markdown
-from flows.stages import execute_python, fetch, publish
+from flows.tasks import execute_python, fetch, publish
 from millrace.errors import Permanent
 from millrace.limits import Limits
 from stages.execute.python import Execution

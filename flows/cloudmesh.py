@@ -7,7 +7,7 @@ from typing import Any
 from prefect import State, flow
 
 from flows.life import closed, current_flow_run_id, job_life, settled
-from flows.stages import admit, execute_python, fetch, settle, upload
+from flows.tasks import admit, execute_python, fetch, settle, upload
 from flows.submit import submit
 from millrace.errors import Declined
 from protocols.solana.job import CloudMeshJob

@@ -21,7 +21,7 @@ async def admit_job(job_id: str, *, network: Network[Any], sandbox: Sandbox, out
 
     Raises Declined with the reason otherwise, Permanent if there is no such job.
     """
-    job = await network.find(job_id)
+    job: Job = await network.find(job_id)
     if outbox.latest(job.key) is not None:
         return job
     if not await network.still_open(job):

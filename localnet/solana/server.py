@@ -18,6 +18,7 @@ from localnet.solana.rpc_error import INVALID_REQUEST, NODE_UNHEALTHY, PARSE_ERR
 
 LARGEST_BODY_BYTES = 256 * 1024 * 1024  # accounts are seeded through the same door
 _SLOTS_BEHIND = 150
+_STOP_POLL_SECONDS = 0.02
 
 
 class Server(ThreadingHTTPServer):
@@ -33,7 +34,9 @@ class Server(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="localnet-solana", daemon=True)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_STOP_POLL_SECONDS,), name="localnet-solana", daemon=True
+        )
 
     @property
     def url(self) -> str:
@@ -103,7 +106,11 @@ class _Connection(BaseHTTPRequestHandler):
             self._reply(405, b"Used HTTP Method is not allowed. POST is required", content_type="text/plain")
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("content-length") or 0)
+        announced = self.headers.get("content-length", "")
+        if not announced.isascii() or not announced.isdigit():
+            self.close_connection = True
+            return self._reply(411, b"Content-Length is required", content_type="text/plain")
+        length = int(announced)
         if length > LARGEST_BODY_BYTES:
             self.close_connection = True
             return self._reply(413, b"Payload too large", content_type="text/plain")
@@ -158,7 +165,7 @@ class _Connection(BaseHTTPRequestHandler):
             self._reply_json(200, answer)
         else:
             wait = {} if fault.retry_after_seconds is None else {"retry-after": str(fault.retry_after_seconds)}
-            self._reply_json(fault.status, _error(fault.status, self.responses[fault.status][0]), wait)
+            self._reply_json(fault.status, _error(fault.status, f"localnet was asked to answer {fault.status}"), wait)
 
     def _reset(self) -> None:
         """End the connection with a TCP reset, as a crashed proxy does."""

@@ -40,9 +40,13 @@ def read_car(chunks: Iterable[bytes]) -> Iterator[tuple[CID, bytes]]:
 
 
 class CarParser:
-    """Takes a CAR in pieces and gives its verified blocks. The roots it names are not used: we know what we want."""
+    """Takes a CAR in pieces and gives its verified blocks.
+
+    `roots` are those that the header names: a reader who knows what it wants has no use for them.
+    """
 
     def __init__(self) -> None:
+        self.roots: tuple[CID, ...] = ()
         self._buffer = bytearray()
         self._header_read = False
 
@@ -56,7 +60,7 @@ class CarParser:
                 if self._header_read:
                     yield self._block(bytes(memoryview(self._buffer)[start:position]))
                 else:
-                    decode_header(bytes(self._buffer[start:position]))
+                    self.roots = decode_header(bytes(self._buffer[start:position]))
                     self._header_read = True
         finally:
             del self._buffer[:position]

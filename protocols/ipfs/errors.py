@@ -11,6 +11,7 @@ Permanent
  └─ PublishRefused      this place will never take the content, or answered with another CID
 Transient
  ├─ ContentUnavailable  nobody gave us the content this time
+ ├─ StoreFault          the embedded store's disk did not do what it should
  └─ PublishFailed       the content may or may not be there: publishing is idempotent, so publish again
 """
 
@@ -57,3 +58,7 @@ class ContentUnavailable(Transient):
 
 class PublishFailed(Transient):
     """The content could not be handed over this time; doing it again changes nothing that was done."""
+
+
+class StoreFault(Transient):
+    """The embedded store could not read or write its files."""

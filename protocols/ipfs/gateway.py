@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -25,6 +26,9 @@ _CAR_TYPE = "application/vnd.ipld.car"
 _BAD_FORMAT = frozenset({400, 406})
 _TRY_AGAIN = frozenset({404, 408, 425, 429})
 """404 is among them: a gateway that finds no provider today may find one tomorrow."""
+
+_MOST_REQUESTS = 3
+"""For the blocks, then perhaps for the plain file, and once more at the CID's own subdomain."""
 
 liars: dict[str, str] = {}
 """Gateways that sent wrong bytes for a CID, with what they did: not asked again in this process."""
@@ -71,27 +75,44 @@ class Gateway:
             raise InvalidBlock(f"{self.name} sent wrong bytes: {error.message}") from None
 
     async def _fetch(self, cid: CID, limits: ReadLimits) -> Verified:
-        if not self._allow_private:
-            await check_host(self.name)
-        async with self._get(cid, trustless=True) as response:
-            if response.status_code not in _BAD_FORMAT:
-                return await self._verified(cid, limits, response)
-        async with self._get(cid, trustless=False) as response:
-            return await self._verified(cid, limits, response)
+        url, trustless = f"{self.name}/ipfs/{cid}", True
+        for _ in range(_MOST_REQUESTS):
+            async with self._get(url, cid, trustless=trustless) as response:
+                if response.status_code in _BAD_FORMAT and trustless:
+                    trustless = False
+                elif (subdomain := self._own_subdomain(cid, response)) not in (None, url):
+                    url = str(subdomain)
+                else:
+                    return await self._verified(cid, limits, response)
+        raise ContentRefused(f"{self.name} sends us from one address to the next")
 
     @asynccontextmanager
-    async def _get(self, cid: CID, *, trustless: bool) -> AsyncIterator[httpx.Response]:
+    async def _get(self, url: str, cid: CID, *, trustless: bool) -> AsyncIterator[httpx.Response]:
+        if not self._allow_private:
+            await check_host(url)
         form = _RAW_TYPE if cid.codec == RAW else f"{_CAR_TYPE}; version=1; order=dfs; dups=n"
         asked = {"format": "raw"} if cid.codec == RAW else {"format": "car", "dag-scope": "entity"}
         async with self._client.stream(
             "GET",
-            f"{self.name}/ipfs/{cid}",
+            url,
             params=asked if trustless else {},
             headers={**IDENTITY, "Accept": form if trustless else "*/*"},
             follow_redirects=False,
         ) as response:
             self._check_peer(response)
             yield response
+
+    def _own_subdomain(self, cid: CID, response: httpx.Response) -> str | None:
+        """Where the gateway redirects, if that is its own subdomain for this very CID; all else is not followed."""
+        if not 300 <= response.status_code < 400:
+            return None
+        own = urlsplit(self.name)
+        host = f"{cid.format('base32')}.ipfs.{own.netloc}"
+        try:
+            there = urlsplit(response.headers.get("Location", ""))
+        except ValueError:
+            return None
+        return f"{own.scheme}://{host}/" if (there.scheme, there.netloc.lower()) == (own.scheme, host) else None
 
     def _check_peer(self, response: httpx.Response) -> None:
         """Look at the address that was really connected to: a name can resolve differently a moment later."""

@@ -113,7 +113,8 @@ class _Tree:
         return self._block(DAG_PB, block, len(block) + sum(child.dag_bytes for child in children), file_bytes)
 
     def _block(self, codec: int, block: bytes | memoryview, dag_bytes: int, file_bytes: int) -> Imported:
-        cid = CID.of(block, codec, self._profile.cid_version)
+        # Version 0 can name dag-pb only: raw leaves below such a node are version 1.
+        cid = CID.of(block, codec, 1 if codec == RAW else self._profile.cid_version)
         if self._put is not _forget:  # a chunk in memory is copied only for somebody who keeps it
             self._put(cid, bytes(block))
         return Imported(cid, dag_bytes, file_bytes)

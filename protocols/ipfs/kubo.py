@@ -16,7 +16,6 @@ from protocols.ipfs.backends import Published
 from protocols.ipfs.car import write_car
 from protocols.ipfs.cid import CID
 from protocols.ipfs.errors import (
-    ContentRefused,
     ContentUnavailable,
     InvalidCID,
     PublishFailed,
@@ -25,8 +24,9 @@ from protocols.ipfs.errors import (
 )
 from protocols.ipfs.importer import import_blocks
 from protocols.ipfs.kubo_address import daemon_multiaddr
-from protocols.ipfs.kubo_client import DaemonRefused, daemon_client
+from protocols.ipfs.kubo_client import DaemonRefused, daemon_client, pieces_of
 from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.threads import in_thread
 from protocols.ipfs.verified import CarCollector, Verified
 
 
@@ -47,13 +47,13 @@ class KuboDaemon:
 
     async def version(self) -> str:
         """The version that the daemon reports. Raises ContentUnavailable if it does not answer."""
-        return await asyncio.to_thread(self._version)
+        return await in_thread(self._version)
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         """The content named `cid`, which the daemon may have to find in the network first; errors as ContentSource."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await asyncio.to_thread(self._export, cid, limits, timeout_seconds)
+                return await in_thread(lambda: self._export(cid, limits, timeout_seconds))
         except TimeoutError:
             raise ContentUnavailable(f"{self.name} did not answer within {timeout_seconds:.1f} s") from None
         except DaemonRefused as error:
@@ -66,7 +66,7 @@ class KuboDaemon:
         """Import `content` into the daemon and see it pinned; errors as ContentSink."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await asyncio.to_thread(self._import, cid, content)
+                return await in_thread(lambda: self._import(cid, content))
         except TimeoutError:
             raise PublishFailed(f"{self.name} took longer than {self._timeout_seconds:.1f} s") from None
         except ContentUnavailable as error:
@@ -83,9 +83,9 @@ class KuboDaemon:
         collector = CarCollector(cid, limits)
         with (
             daemon_client(self._multiaddr, timeout_seconds) as client,
-            client.dag.export(str(cid), stream=True) as pieces,
+            client.dag.export(str(cid), stream=True) as stream,
         ):
-            for piece in pieces:
+            for piece in pieces_of(stream):
                 # The client's own time-out is for each piece, and a slow enough daemon never meets it.
                 if self._clock() > deadline:
                     raise ContentUnavailable(f"{self.name} did not send all within {timeout_seconds:.1f} s")

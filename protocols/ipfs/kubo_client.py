@@ -18,6 +18,15 @@ from ipfshttpclient import exceptions
 from millrace.errors import Permanent
 from protocols.ipfs.errors import ContentUnavailable
 
+_PIECE_BYTES = 65_536
+_BROKEN = (
+    exceptions.Error,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    AssertionError,  # the library asserts that an answer has as many items as it expects
+)
+
 
 class DaemonRefused(Permanent):
     """The daemon answered with an error of its own."""
@@ -38,10 +47,27 @@ def daemon_client(multiaddr: str, timeout_seconds: float) -> Iterator[Any]:
         raise Permanent("the IPFS daemon's address is not usable", hint="e.g. /ip4/127.0.0.1/tcp/5001") from None
     except exceptions.ErrorResponse as error:
         raise DaemonRefused(f"the daemon says: {_short(error)}") from None
-    except (exceptions.Error, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (
+        exceptions.Error,
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+        OSError,
+        AssertionError,
+    ) as error:
+        # The library asserts that an answer has as many items as it expects.
         raise ContentUnavailable(
             f"the daemon at {multiaddr} cannot be talked to: {_short(error)}", hint="is it running, and its API there?"
         ) from None
+
+
+def pieces_of(stream: Any) -> Iterator[bytes]:
+    """The body of a streamed answer as it arrives.
+
+    The client's own iteration waits for all of a body whose length is known, however long that is or takes.
+    """
+    response: requests.Response = stream._closables[0]
+    while piece := response.raw.read1(_PIECE_BYTES, decode_content=False):
+        yield piece
 
 
 def _quieten(client: Any) -> None:

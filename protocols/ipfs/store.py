@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +23,7 @@ from protocols.ipfs.errors import (
     InvalidBlock,
     InvalidDag,
     LimitExceeded,
+    StoreFault,
     UnsupportedContent,
 )
 from protocols.ipfs.importer import import_blocks, import_file, matching_profile
@@ -59,9 +62,13 @@ class ContentStore:
         self._clock = clock
 
     def put(self, content: bytes, profile: Profile = V1, *, pinned: bool = False) -> CID:
-        """Keep a file and return its CID under `profile`."""
+        """Keep a file and return its CID under `profile`, which may be one of your own."""
         cid = import_file(content, profile).cid
-        self._write(cid, _profile_name(cid, profile), [content], len(content), pinned)
+        if cid.codec == RAW or PROFILES.get(profile.name) == profile:
+            self._write(cid, _profile_name(cid, profile), [content], len(content), pinned)
+        else:
+            blocks = {block_cid.multihash: block for block_cid, block in import_blocks(content, profile)[1].items()}
+            self.put_dag(cid, partial(_block_of, blocks), pinned=pinned)
         return cid
 
     def keep(self, verified: Verified, *, pinned: bool = False) -> None:
@@ -74,7 +81,7 @@ class ContentStore:
         elif profile := matching_profile(cid, content):
             self._write(cid, profile.name, [content], len(content), pinned)
         else:
-            self.put_dag(cid, lambda wanted: _block_of(verified.blocks, wanted), pinned=pinned)
+            self.put_dag(cid, partial(_block_of, verified.blocks), pinned=pinned)
 
     def put_dag(self, root: CID, block_of: Callable[[CID], bytes], *, pinned: bool = False) -> None:
         """Keep all blocks below `root` as they are: a directory, or a file in a dialect of its own.
@@ -123,7 +130,7 @@ class ContentStore:
                 found = {block_cid.multihash: block for block_cid, block in imported.items()}
         except (InvalidBlock, InvalidDag) as error:
             raise self._set_aside(cid, error) from None
-        return lambda wanted: _block_of(found, wanted)
+        return partial(_block_of, found)
 
     def pin(self, cid: CID | str) -> None:
         """Mark content as not to be removed. Raises ContentUnavailable if it is not here."""
@@ -156,7 +163,8 @@ class ContentStore:
             return
         # The note goes first: content that is there always has one.
         self._note(cid, Entry(cid=str(cid), profile=profile, size=size, created=self._clock(), pinned=pinned))
-        write_atomically(self._path(cid), pieces)
+        with self._disk():
+            write_atomically(self._path(cid), pieces)
 
     def _is_sound(self, cid: CID) -> bool:
         """Whether the content is here and matches; damaged content is set aside, to be written anew."""
@@ -170,17 +178,28 @@ class ContentStore:
 
     def _note(self, cid: CID, entry: Entry) -> None:
         path = self._path(cid)
-        write_atomically(path.with_suffix(path.suffix + ".json"), [entry.model_dump_json().encode()])
+        with self._disk():
+            write_atomically(path.with_suffix(path.suffix + ".json"), [entry.model_dump_json().encode()])
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreFault(
+                f"the store at {self.root} failed: {error}", hint="is the disk full, and the folder ours?"
+            ) from None
 
     def _read(self, cid: CID, entry: Entry, max_bytes: int | None) -> bytes:
         limits = _NO_LIMITS if max_bytes is None else replace(_NO_LIMITS, max_bytes=max_bytes)
         if entry.profile == CAR_PROFILE:
             found = {block_cid.multihash: block for block_cid, block in self._car(cid)}
-            return b"".join(read_file(cid, lambda wanted: _block_of(found, wanted), limits))
+            return b"".join(read_file(cid, partial(_block_of, found), limits))
         path = self._path(cid)
-        if path.stat().st_size > limits.max_bytes:
-            raise LimitExceeded(f"{cid} is {path.stat().st_size} bytes, and {max_bytes} are allowed")
-        content = path.read_bytes()
+        with self._disk():
+            if path.stat().st_size > limits.max_bytes:
+                raise LimitExceeded(f"{cid} is {path.stat().st_size} bytes, and {max_bytes} are allowed")
+            content = path.read_bytes()
         profile = PROFILES.get(entry.profile)
         if profile is None:
             cid.verify(content)
@@ -189,13 +208,14 @@ class ContentStore:
         return content
 
     def _car(self, cid: CID) -> Iterator[tuple[CID, bytes]]:
-        with self._path(cid).open("rb") as file:
+        with self._disk(), self._path(cid).open("rb") as file:
             yield from read_car(iter(lambda: file.read(_READ_CHUNK_BYTES), b""))
 
     def _set_aside(self, cid: CID, error: Exception) -> ContentUnavailable:
         path = self._path(cid)
         damaged = path.with_suffix(path.suffix + ".damaged")
-        path.replace(damaged)
+        with self._disk(), suppress(FileNotFoundError):  # another reader may have done it already
+            path.replace(damaged)
         _logger.warning("%s was damaged in the store and is now %s: %s", cid, damaged, error)
         return ContentUnavailable(f"{cid} was damaged in the store: {error}", hint="it will be fetched again")
 

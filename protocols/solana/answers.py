@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainValidator
+from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from solders.pubkey import Pubkey
 
@@ -47,14 +47,6 @@ class Account(_Answer):
     def program(self) -> Pubkey:
         """The program that owns the account; ValueError if it is not an address."""
         return Pubkey.from_string(self.owner)
-
-
-class ListedAccount(_Answer):
-    """One line of a listing; only the address is asked for."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    pubkey: Annotated[Pubkey, PlainValidator(Pubkey.from_string)]
 
 
 class LatestBlockhash(_Answer):

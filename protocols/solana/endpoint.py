@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -76,14 +76,23 @@ class Endpoint:
         return self._clock() < self.resting_until
 
     async def call(self, method: str, params: list[Any], answer: TypeAdapter[T], timeout_seconds: float) -> T:
-        """Call `method` once; returns the result as `answer` reads it.
+        """Call `method` once; returns the result as `answer` reads it. Raises as `ask`."""
+
+        async def question(client: AsyncClient) -> T:
+            return answer.validate_python(await client.send_rpc_request(JsonRpcRequest(method=method, params=params), Any))
+
+        return await self.ask(method, question, timeout_seconds)
+
+    async def ask(
+        self, method: str, question: Callable[[AsyncClient], Awaitable[T]], timeout_seconds: float
+    ) -> T:
+        """Ask one `question`, which calls `method`, once.
 
         Raises the errors of `protocols.solana.rpc_errors`, and notes how it went.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
-                result = await self._client.send_rpc_request(JsonRpcRequest(method=method, params=params), Any)
-            value = answer.validate_python(result)
+                value = await question(self._client)
         except Exception as error:
             known = as_millrace_error(error, method, self.label)
             if known is None:

@@ -14,6 +14,7 @@ ACCOUNT_BYTES = 308
 DISCRIMINATOR = bytes.fromhex("4b7c50cba1b4ca50")
 """SHA-256("account:Job")[:8], as Anchor derives it."""
 
+DISCRIMINATOR_BASE58 = "DgZXqRHC2qo"
 OWNER_OFFSET = 8
 SEED_BYTES = 32
 """Longest seed of a program-derived address, and so the longest title."""
@@ -110,7 +111,7 @@ def _decode(address: Pubkey, account: bytes) -> JobAccount:
         raise InvalidAccount("padding that is not zero")
     if cost_paid > 1:
         raise InvalidAccount(f"cost_paid is {cost_paid}, neither 0 nor 1")
-    if status not in JobStatus or job_type not in JobType:
+    if status > max(JobStatus) or job_type > max(JobType):
         raise InvalidAccount(f"status {status} and job type {job_type}: one of them does not exist")
     return JobAccount(
         address=address,

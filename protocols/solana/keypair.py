@@ -14,6 +14,8 @@ from solders.keypair import Keypair
 from millrace.errors import Permanent
 from millrace.redaction import register_secret
 
+_MOST_BYTES = 4096
+
 
 class UnusableKeypair(Permanent):
     """The key file is not there for us alone, or is not a key. Its content is never part of the message."""
@@ -37,15 +39,18 @@ def load_or_create_keypair(path: Path) -> tuple[Keypair, bool]:
 
 def load_keypair(path: Path) -> Keypair:
     """The keypair in the file at `path`. Raises FileNotFoundError if there is none, else UnusableKeypair."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    # Not blocking, in case the path is a pipe; the checks are on what was opened, not on what the path is by then.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnusableKeypair(f"{path} is not a file", hint="point WORKER_KEYPAIR_PATH at the key file")
         if status.st_mode & 0o077:
             mode = stat.S_IMODE(status.st_mode)
             raise UnusableKeypair(f"{path} can be used by others (mode {mode:04o})", hint=f"chmod 600 {path}")
-        content = file.read(4096)
+        content = os.read(descriptor, _MOST_BYTES)
+    finally:
+        os.close(descriptor)
     keypair = _parse(content)
     if keypair is None:
         raise UnusableKeypair(

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
+from solana.rpc.async_api import AsyncClient
+from solana.rpc.commitment import Confirmed
+from solana.rpc.core import RPCException
+from solana.rpc.models import DataSliceOpts, MemcmpOpts
 from solders.pubkey import Pubkey
+from solders.rpc.responses import GetProgramAccountsResp
 from solders.transaction import VersionedTransaction
 
 from millrace.errors import Transient
@@ -17,7 +22,6 @@ from protocols.solana.answers import (
     ConfirmedTransaction,
     EpochInfo,
     LatestBlockhash,
-    ListedAccount,
     PriorityFee,
     SignatureStatus,
     Simulation,
@@ -34,7 +38,6 @@ _LISTING_TIMEOUT_SECONDS = 60.0
 
 _ACCOUNT: TypeAdapter[AtSlot[Account | None]] = TypeAdapter(AtSlot[Account | None])
 _ACCOUNTS: TypeAdapter[AtSlot[list[Account | None]]] = TypeAdapter(AtSlot[list[Account | None]])
-_LISTING: TypeAdapter[list[ListedAccount]] = TypeAdapter(list[ListedAccount])
 _BLOCKHASH: TypeAdapter[AtSlot[LatestBlockhash]] = TypeAdapter(AtSlot[LatestBlockhash])
 _SIMULATION: TypeAdapter[AtSlot[Simulation]] = TypeAdapter(AtSlot[Simulation])
 _PRIORITY_FEES: TypeAdapter[list[PriorityFee]] = TypeAdapter(list[PriorityFee])
@@ -65,31 +68,23 @@ async def accounts(rpc: SolanaRpc, addresses: Sequence[Pubkey], commitment: Comm
 
 
 async def program_addresses(
-    rpc: SolanaRpc,
-    program_id: Pubkey,
-    *,
-    account_bytes: int,
-    starts: Sequence[tuple[int, bytes]],
-    commitment: Commitment,
+    rpc: SolanaRpc, program_id: Pubkey, *, account_bytes: int, starts: Sequence[tuple[int, str]]
 ) -> list[Pubkey]:
-    """The addresses, without content, of the program's accounts of that size.
+    """The addresses, without content, of the program's accounts of that size at `confirmed`.
 
-    `starts` says which bytes they must have at which offset; with the size, a node takes at most four conditions.
+    `starts` says which bytes, in base58, they must have at which offset; with the size, a node takes at most four
+    conditions.
     """
-    matches = [
-        {"memcmp": {"offset": offset, "bytes": base64.b64encode(wanted).decode(), "encoding": "base64"}}
-        for offset, wanted in starts
-    ]
-    config = {
-        "encoding": "base64",
-        "commitment": commitment,
-        "dataSlice": {"offset": 0, "length": 0},
-        "filters": [{"dataSize": account_bytes}, *matches],
-    }
-    listed = await rpc.read(
-        "getProgramAccounts", [str(program_id), config], _LISTING, timeout_seconds=_LISTING_TIMEOUT_SECONDS
-    )
-    return [line.pubkey for line in listed]
+    filters = [account_bytes, *(MemcmpOpts(offset=offset, bytes=wanted) for offset, wanted in starts)]
+
+    async def question(client: AsyncClient) -> list[Pubkey]:
+        nothing = DataSliceOpts(offset=0, length=0)
+        listed = await client.get_program_accounts(program_id, Confirmed, "base64", nothing, filters)
+        if not isinstance(listed, GetProgramAccountsResp):
+            raise RPCException(listed)
+        return [line.pubkey for line in listed.value]
+
+    return await rpc.read_large("getProgramAccounts", question, _LISTING_TIMEOUT_SECONDS)
 
 
 async def latest_blockhash(rpc: SolanaRpc) -> AtSlot[LatestBlockhash]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from pydantic import TypeAdapter
+from solana.rpc.async_api import AsyncClient
 
 from millrace.errors import MillraceError, Permanent, Transient
 from protocols.solana.endpoint import Endpoint
@@ -63,18 +64,30 @@ class SolanaRpc:
                     )
         return self._genesis_hash
 
-    async def read(self, method: str, params: list[Any], answer: TypeAdapter[T], timeout_seconds: float = 0) -> T:
+    async def read(self, method: str, params: list[Any], answer: TypeAdapter[T]) -> T:
         """Call a method without side effects, on one endpoint after the other until one answers.
 
         Raises Transient if none can answer now, Permanent if none ever will or our request is wrong.
         """
+        return await self._ask(lambda endpoint: endpoint.call(method, params, answer, self._timeout_seconds))
+
+    async def read_large(
+        self, method: str, question: Callable[[AsyncClient], Awaitable[T]], timeout_seconds: float
+    ) -> T:
+        """Ask a question by solana-py's own means, which parses large answers several times faster; as `read`.
+
+        solana-py returns an error code that it does not know in place of an answer: `question` must look.
+        """
+        return await self._ask(lambda endpoint: endpoint.ask(method, question, timeout_seconds))
+
+    async def _ask(self, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
         genesis_hash = await self.genesis_hash()
 
-        async def ask(endpoint: Endpoint) -> T:
+        async def ask_the_right_chain(endpoint: Endpoint) -> T:
             await endpoint.ensure_serves(genesis_hash, self._timeout_seconds)
-            return await endpoint.call(method, params, answer, timeout_seconds or self._timeout_seconds)
+            return await ask(endpoint)
 
-        return await self._first(ask)
+        return await self._first(ask_the_right_chain)
 
     async def send(self, payload: str, *, preflight: bool, min_context_slot: int | None = None) -> str:
         """Hand a signed transaction (base64) to an endpoint; returns its signature. The node never resends it.
@@ -117,9 +130,9 @@ class SolanaRpc:
         raise (passing or refused or failures)[0]
 
     def _by_health(self, prefer: Endpoint | None) -> list[Endpoint]:
-        def health(endpoint: Endpoint) -> tuple[bool, bool, bool, float, int]:
-            resting = endpoint.resting
-            wish = endpoint.resting_until if resting else 0.0
-            return endpoint.wrong_chain is not None, resting, endpoint is not prefer, wish, endpoint.failures
+        def health(endpoint: Endpoint) -> tuple[bool, bool, bool, float]:
+            wish = endpoint.resting_until if endpoint.resting else 0.0
+            return endpoint.wrong_chain is not None, endpoint.resting, endpoint is not prefer, wish
 
+        # The sort is stable: among equals the operator's order decides, also after an endpoint has rested.
         return sorted(self._endpoints, key=health)

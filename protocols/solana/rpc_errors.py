@@ -18,7 +18,10 @@ from typing import Any
 import httpx2
 from pydantic import ValidationError
 from solana.exceptions import SolanaRpcException
+from solana.rpc.core import RPCException
 from solana.rpc.jsonrpc import JsonRpcErrorCode, SolanaJsonRpcError
+from solders.errors import SerdeJSONError
+from solders.rpc import errors
 
 from millrace.errors import MillraceError, Permanent, Transient, UnknownOutcome
 from millrace.text import printable
@@ -47,6 +50,18 @@ _UNSERVED_CODES = frozenset(
         JsonRpcErrorCode.SERVER_ERROR_TRANSACTION_HISTORY_NOT_AVAILABLE,
     }
 )
+
+_SOLDERS_CODES: dict[type, int] = {
+    errors.InternalErrorMessage: JsonRpcErrorCode.INTERNAL_ERROR,
+    errors.InvalidParamsMessage: JsonRpcErrorCode.INVALID_PARAMS,
+    errors.InvalidRequestMessage: JsonRpcErrorCode.INVALID_REQUEST,
+    errors.KeyExcludedFromSecondaryIndexMessage: JsonRpcErrorCode.SERVER_ERROR_KEY_EXCLUDED_FROM_SECONDARY_INDEX,
+    errors.MethodNotFoundMessage: JsonRpcErrorCode.METHOD_NOT_FOUND,
+    errors.MinContextSlotNotReachedMessage: JsonRpcErrorCode.SERVER_ERROR_MIN_CONTEXT_SLOT_NOT_REACHED,
+    errors.NodeUnhealthyMessage: JsonRpcErrorCode.SERVER_ERROR_NODE_UNHEALTHY,
+    errors.ParseErrorMessage: JsonRpcErrorCode.PARSE_ERROR,
+    errors.ScanErrorMessage: JsonRpcErrorCode.SCAN_ERROR,
+}
 
 
 class EndpointBusy(Transient):
@@ -87,14 +102,17 @@ def as_millrace_error(error: Exception, method: str, label: str) -> MillraceErro
     and providers put their keys there.
     """
     if isinstance(error, SolanaJsonRpcError):
-        return _from_node(error, method, label)
+        return _from_node(error.code, error.message, error.data, method, label)
+    if isinstance(error, RPCException):
+        code, message = _parsed(error.args[0])
+        return _from_node(code, message, None, method, label)
     if isinstance(error, SolanaRpcException):
         return _from_http(error.__cause__, method, label)
     if isinstance(error, TimeoutError):
         return EndpointBusy(f"{label} did not answer {method} in time")
     if isinstance(error, httpx2.InvalidURL):
         return EndpointRefused(f"the URL of {label} cannot be used", hint="check SOLANA_RPC_URL")
-    if isinstance(error, ValidationError):
+    if isinstance(error, ValidationError | SerdeJSONError):
         return EndpointBusy(f"{label} answered {method} with something that is not Solana's JSON-RPC")
     return None
 
@@ -118,13 +136,19 @@ def _retry_after(response: httpx2.Response) -> float | None:
     return float(wish) if wish.isascii() and wish.isdigit() and len(wish) < 6 else None
 
 
-def _from_node(error: SolanaJsonRpcError, method: str, label: str) -> MillraceError:
-    said = f"{label} answered {method} with {error.code}: {printable(error.message, 300)}"
-    if error.code == JsonRpcErrorCode.SERVER_ERROR_SEND_TRANSACTION_PREFLIGHT_FAILURE:
-        cause = error.data.get("err") if isinstance(error.data, dict) else None
-        return PreflightRefused(said, error=cause)
-    if error.code in _BUSY_CODES:
+def _parsed(said: object) -> tuple[int, str]:
+    """Code and message of what solders made of an error: an object of its own, or the bare code if it has none."""
+    if isinstance(said, int):
+        return said, ""
+    return _SOLDERS_CODES.get(type(said), 0), str(getattr(said, "message", said))
+
+
+def _from_node(code: int, message: str, details: Any, method: str, label: str) -> MillraceError:
+    said = f"{label} answered {method} with error {code}: {printable(message, 300)}"
+    if code == JsonRpcErrorCode.SERVER_ERROR_SEND_TRANSACTION_PREFLIGHT_FAILURE:
+        return PreflightRefused(said, error=details.get("err") if isinstance(details, dict) else None)
+    if code in _BUSY_CODES:
         return EndpointBusy(said)
-    if error.code in _UNSERVED_CODES:
+    if code in _UNSERVED_CODES:
         return EndpointRefused(said, hint="use an endpoint that serves this method")
     return RequestRefused(said)

@@ -51,7 +51,7 @@ async def follow(
             wait = max(wait, _asked_for(error))
         if pace.clock() + wait > deadline:
             raise UnknownOutcome(
-                f"no final word about {submission.transaction_id} within {pace.deadline_seconds:.0f} s; last: {trouble}",
+                f"no word about {submission.transaction_id} within {pace.deadline_seconds:.0f} s; last: {trouble}",
                 job=submission.job_key,
                 hint="nothing is lost: the same bytes are followed further by the next attempt",
             )

@@ -75,7 +75,7 @@ class Outbox:
         # Few lock files for all jobs: two jobs that share one wait for each other, and nothing has to be cleaned up.
         descriptor = os.open(self._locks / f"{_name(job_key)[:2]}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while not _locked(descriptor):
+            while not _locked(descriptor):  # noqa: ASYNC110  (the holder may be another process)
                 await asyncio.sleep(_LOCK_POLL_SECONDS)
             yield
         finally:

@@ -18,7 +18,8 @@ from localnet.solana.program import COMPILER_VERSION, DIGEST, FOLDER, SHARED_OBJ
 from millrace.errors import Permanent
 
 FLAGS = (
-    "-target bpfel -mcpu=v1 -O2 -std=c11 -Wall -Wextra -Werror -ffreestanding -fno-builtin -fno-jump-tables".split()
+    *("-target", "bpfel", "-mcpu=v1", "-O2", "-std=c11", "-Wall", "-Wextra", "-Werror"),
+    *("-ffreestanding", "-fno-builtin", "-fno-jump-tables"),
 )
 _COMPILE_SECONDS = 60
 
@@ -45,7 +46,9 @@ def build(compiler: str) -> bytes:
         command = [compiler, *FLAGS, "-c", SOURCE.name, "-o", str(object_path)]
         done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=_COMPILE_SECONDS)
         if done.returncode != 0:
-            raise Permanent(f"{compiler}: {done.stderr.strip()}", hint="any clang from 14 on with the bpfel target works")
+            raise Permanent(
+                f"{compiler}: {done.stderr.strip()}", hint="it takes a clang, 14 or newer, that knows bpfel"
+            )
         return link(object_path.read_bytes())
 
 

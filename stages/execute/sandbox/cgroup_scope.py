@@ -1,4 +1,4 @@
-"""Control groups for an ordinary user: a transient scope of the user's own systemd for each run.
+"""Control groups where nobody delegated any to us: a transient systemd scope for each run.
 
 A scope vanishes with its last process, and with it the counters. So an idle `cat` stays in it, reading a pipe whose
 other end we hold, until the counters have been read.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -22,91 +22,90 @@ _NEEDED = {"memory", "pids", "cpu"}
 _START = 'cat <&"$1" >/dev/null 2>&1 & eval "exec $1<&-"; shift; exec "$@"'
 
 
-class UserScopes:
-    """Scopes of the user's systemd, asked for with `systemd-run --user --scope`."""
+class SystemdScopes:
+    """Scopes of the machine's systemd for root, of the user's own for everybody else."""
 
-    name = "systemd user scope (cgroup v2)"
-
-    def __init__(self, root: Path, runtime_folder: Path, systemd_run: str, systemctl: str) -> None:
-        """`root` is where cgroup v2 is mounted, `runtime_folder` the user's XDG_RUNTIME_DIR."""
+    def __init__(self, root: Path, systemd_run: str, systemctl: str, runtime_folder: Path | None) -> None:
+        """`root` is where cgroup v2 is mounted; `runtime_folder` the user's XDG_RUNTIME_DIR, None as root."""
+        self.name = "systemd scope (cgroup v2)"
         self._root = root
-        self._runtime_folder = runtime_folder
         self._systemd_run = systemd_run
         self._systemctl = systemctl
+        self._user = ["--user"] if runtime_folder else []
+        self._environment = {"XDG_RUNTIME_DIR": str(runtime_folder)} if runtime_folder else {}
 
     def create(self, name: str, limits: Limits) -> ScopeGroup:
         """A scope that comes into being with the run."""
         properties = [
-            "Delegate=yes",
             f"MemoryMax={limits.memory_bytes}",
             "MemorySwapMax=0",
             f"TasksMax={limits.processes + OWN_PROCESSES + _ANCHOR_PROCESSES}",
-            f"CPUQuota={limits.cpus * 100:.0f}%",
+            f"CPUQuota={max(1, round(limits.cpus * 100))}%",
         ]
-        unit = f"{name}.scope"
-        arguments = [f"--unit={unit}", *(f"--property={value}" for value in properties)]
-        start = [self._systemd_run, "--user", "--scope", "--quiet", "--collect", *arguments, "--"]
-        environment = ["/usr/bin/env", "-i", f"XDG_RUNTIME_DIR={self._runtime_folder}"]
-        return ScopeGroup([*environment, *start], lambda: self._folder_of(unit))
+        environment = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in self._environment.items())]
+        scope = [self._systemd_run, *self._user, "--scope", "--quiet", "--collect", f"--unit={name}.scope"]
+        start = [*environment, *scope, *(f"--property={value}" for value in properties), "--"]
+        return ScopeGroup(start, lambda: self._folder_of(f"{name}.scope"))
 
     def sweep(self) -> list[str]:
         """Nothing to do: systemd removes a scope with its last process."""
         return []
 
     def weaknesses(self) -> list[str]:
-        """What root would have and an ordinary user has not."""
-        return ["jobs run under your own user id: their processes count against your limits, as yours do"]
+        """None of the limits: the kernel enforces them all."""
+        return []
 
     def works(self) -> bool:
         """Whether a scope can really be had and the controllers we need are handed down to it."""
+        group = self.create(f"millrace-probe-{os.getpid()}", Limits())
         try:
-            group = self.create(f"millrace-probe-{os.getpid()}", Limits())
-            try:
-                answer = subprocess.run(
-                    group.wrap(["/bin/cat", "/proc/self/cgroup"]),
-                    pass_fds=group.pass_fds,
-                    env={},
-                    capture_output=True,
-                    text=True,
-                    timeout=10,
-                    check=True,
-                )
-                folder = self._root / answer.stdout.strip().rpartition("::/")[2]
-                return set((folder / "cgroup.controllers").read_text().split()) >= _NEEDED
-            finally:
-                group.close()
+            answer = subprocess.run(
+                group.wrap(["/bin/cat", "/proc/self/cgroup"]),
+                pass_fds=group.pass_fds,
+                env={},
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+            folder = self._root / answer.stdout.strip().rpartition("::/")[2]
+            return set((folder / "cgroup.controllers").read_text().split()) >= _NEEDED
         except (OSError, subprocess.SubprocessError):
             return False
+        finally:
+            group.close()
 
     def _folder_of(self, unit: str) -> Path:
         answer = subprocess.run(
-            [self._systemctl, "--user", "show", "--value", "--property=ControlGroup", unit],
-            env={"XDG_RUNTIME_DIR": str(self._runtime_folder)},
+            [self._systemctl, *self._user, "show", "--value", "--property=ControlGroup", unit],
+            env=self._environment,
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
         )
-        path = answer.stdout.strip()
-        if not path:
-            raise FileNotFoundError(f"systemd knows no control group of {unit}")
-        return self._root / path.lstrip("/")
+        return self._root / answer.stdout.strip().lstrip("/") if answer.stdout.strip() else self._root / "gone"
 
 
 class ScopeGroup:
     """One run's scope."""
 
-    def __init__(self, start: list[str], folder: object) -> None:
-        """`start` is the command that opens the scope, `folder` a function that finds its group once it is there."""
+    def __init__(self, start: Sequence[str], find_folder: Callable[[], Path]) -> None:
+        """`start` is the command that opens the scope; `find_folder` finds its group once it is there."""
         self._start = start
-        self._find_folder = folder
+        self._find_folder = find_folder
         self._anchor_end, self._our_end = os.pipe()
-        self.pass_fds: Sequence[int] = (self._anchor_end,)
+
+    @property
+    def pass_fds(self) -> Sequence[int]:
+        """What the anchor reads."""
+        return () if self._anchor_end < 0 else (self._anchor_end,)
 
     @cached_property
-    def _group(self) -> GroupV2:
-        assert callable(self._find_folder)
-        return GroupV2(self._find_folder())
+    def _group(self) -> GroupV2 | None:
+        """The scope's group; None if it is gone in spite of the anchor."""
+        folder = self._find_folder()
+        return GroupV2(folder) if folder.is_dir() else None
 
     def wrap(self, command: Sequence[str]) -> list[str]:
         """`command`, in a scope of its own beside the anchor."""
@@ -117,20 +116,20 @@ class ScopeGroup:
         self._close_anchor_end()
 
     def kill(self) -> bool:
-        """Nothing but the anchor is left once the box's first process is dead, which the supervisor sees to."""
+        """Nothing but the anchor outlives the box's first process, which the supervisor has killed."""
         return True
 
     def oom_kills(self) -> int:
-        """The kernel's own count."""
-        return self._group.oom_kills()
+        """The kernel's own count; 1 if the scope is gone: only systemd ends it early, and only for want of memory."""
+        return self._group.oom_kills() if self._group else 1
 
     def cpu_seconds(self) -> float | None:
         """CPU time of the whole scope."""
-        return self._group.cpu_seconds()
+        return self._group.cpu_seconds() if self._group else None
 
     def peak_memory_bytes(self) -> int | None:
         """The high-water mark of the whole scope."""
-        return self._group.peak_memory_bytes()
+        return self._group.peak_memory_bytes() if self._group else None
 
     def close(self) -> None:
         """Let the anchor go, and the scope with it."""
@@ -143,14 +142,17 @@ class ScopeGroup:
         if self._anchor_end >= 0:
             os.close(self._anchor_end)
             self._anchor_end = -1
-            self.pass_fds = ()
 
 
-def user_scopes(root: Path) -> UserScopes | None:
-    """The scopes of this user's systemd; None where there is none to ask, or it cannot limit what we need."""
+def systemd_scopes(root: Path) -> SystemdScopes | None:
+    """The scopes systemd offers us; None where there is no systemd to ask, or it cannot limit what we need."""
     systemd_run, systemctl = (shutil.which(name, path="/usr/bin:/bin") for name in ("systemd-run", "systemctl"))
-    runtime_folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
-    if not (systemd_run and systemctl and Path("/run/systemd/system").exists() and runtime_folder.is_dir()):
+    if not (systemd_run and systemctl and Path("/run/systemd/system").exists()):
         return None
-    scopes = UserScopes(root, runtime_folder, systemd_run, systemctl)
+    runtime_folder = None
+    if os.geteuid() != 0:
+        runtime_folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+        if not runtime_folder.is_dir():
+            return None
+    scopes = SystemdScopes(root, systemd_run, systemctl, runtime_folder)
     return scopes if scopes.works() else None

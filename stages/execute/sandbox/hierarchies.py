@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
 from stages.execute.sandbox.cgroup import Hierarchy
-from stages.execute.sandbox.cgroup_scope import user_scopes
+from stages.execute.sandbox.cgroup_scope import systemd_scopes
 from stages.execute.sandbox.cgroup_v1 import HierarchiesV1
 from stages.execute.sandbox.cgroup_v2 import delegated_hierarchy
 
@@ -16,9 +15,9 @@ ROOT = Path("/sys/fs/cgroup")
 
 @cache
 def find_hierarchy() -> Hierarchy | None:
-    """The best control groups to be had: version 2 delegated to us, else version 1, else a user's scopes, else None."""
+    """The best control groups to be had: version 2 delegated to us, else version 1, else systemd scopes, else None."""
     if (ROOT / "cgroup.controllers").exists():
-        return delegated_hierarchy(ROOT, ROOT / own_group().lstrip("/")) or (user_scopes(ROOT) if os.geteuid() else None)
+        return delegated_hierarchy(ROOT, ROOT / own_group().lstrip("/")) or systemd_scopes(ROOT)
     version_1 = HierarchiesV1(ROOT)
     return version_1 if version_1.usable else None
 

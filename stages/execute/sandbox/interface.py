@@ -48,7 +48,7 @@ class Outcome:
     stderr: bytes = b""
     stdout_cut: bool = False
     stderr_cut: bool = False
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     backend: str = ""
     detail: str = ""
 

@@ -137,5 +137,5 @@ def _unusable(path: Path, why: str) -> Declined:
     return Declined(
         f"the interpreter for jobs, {path}, {why}",
         reason=DeclineReason.no_sandbox,
-        hint="install the system's: apt install python3; or set MILLRACE_SANDBOX__PYTHON to one that everybody can read",
+        hint="sudo apt install python3, or set MILLRACE_SANDBOX__PYTHON to one that everybody can read",
     )

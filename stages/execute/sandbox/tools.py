@@ -39,7 +39,13 @@ def missing_tools(python: Path | None = None) -> list[tuple[str, str]]:
     """
     if sys.platform != "linux":
         return [("a Linux kernel", "")]
-    packages = {"bwrap": "bubblewrap", "prlimit": "util-linux", "setpriv": "util-linux", "env": "coreutils", "sh": "dash"}
+    packages = {
+        "bwrap": "bubblewrap",
+        "prlimit": "util-linux",
+        "setpriv": "util-linux",
+        "env": "coreutils",
+        "sh": "dash",
+    }
     lacking = [(name, package) for name, package in packages.items() if _which(name) is None]
     if _which("bwrap") is not None and (version := bubblewrap_version()) < OLDEST_BUBBLEWRAP:
         lacking.append((f"bubblewrap 0.8.0 or later (here: {'.'.join(map(str, version))})", "bubblewrap"))

@@ -1,0 +1,150 @@
+"""How a stand-in misbehaves when asked to, and the layer around it that does so."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTROL_PATH = "/_localnet/faults"
+_HTML = b"<!doctype html><title>Bad gateway</title><p>Something went wrong.\n"
+
+
+class Faults(BaseModel):
+    """What goes wrong with the next answers; the default is nothing.
+
+    `POST /_localnet/faults` with this as JSON sets it, `GET` shows it, and `POST` of `{}` ends it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    times: int = Field(default=-1, description="How many answers it is about; -1 for all")
+    path: str = Field(default="", description="Only answers to requests whose path contains this")
+    status: int = Field(default=0, description="Answer with this status and no work done, e.g. 429 or 500")
+    headers: dict[str, str] = Field(default_factory=dict, description="Headers added, e.g. Retry-After")
+    redirect_to: str = Field(default="", description="Answer 302 with this Location")
+    html: bool = Field(default=False, description="Answer 200 with a web page")
+    wrong_bytes: bool = Field(default=False, description="Flip one bit in the middle of the body")
+    cut: bool = Field(default=False, description="Close the connection after half of the body")
+    gzip: bool = Field(default=False, description="Compress the body although nobody asked")
+    hang_seconds: float = Field(default=0.0, description="Wait this long before the answer")
+    drip_seconds: float = Field(default=0.0, description="Send one byte at a time with this wait between them")
+    other_cid: bool = Field(default=False, description="Name other content than what was uploaded")
+    pin_error: str = Field(default="", description="Import but do not pin, with this message (RPC)")
+
+
+@dataclass
+class Service:
+    """One stand-in's state: its faults, and the requests it got."""
+
+    faults: Faults = field(default_factory=Faults)
+    requests: deque[tuple[str, str, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=1000))
+    """Method, path with query, and headers, of the last thousand requests."""
+
+    def take(self, path: str) -> Faults:
+        """The faults for one answer to a request for `path`, which count as used."""
+        faults = self.faults
+        if faults.times == 0 or faults.path not in path:
+            return Faults()
+        if faults.times > 0:
+            self.faults = faults.model_copy(update={"times": faults.times - 1})
+        return faults
+
+
+class Faulty:
+    """An ASGI application that misbehaves as `service.faults` say."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        if scope["path"] == CONTROL_PATH:
+            await self._control(scope, receive, send)
+            return
+        self._note(scope)
+        faults = self._service.take(scope["path"])
+        if faults.hang_seconds:
+            await asyncio.sleep(faults.hang_seconds)
+        scope["faults"] = faults
+        replaced = _replacement(faults)
+        if replaced is not None:
+            await replaced(scope, receive, send)
+        elif faults.wrong_bytes or faults.cut or faults.gzip or faults.drip_seconds:
+            await _spoil(self._app, faults, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _note(self, scope: Scope) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        query = scope["query_string"].decode("latin-1")
+        self._service.requests.append((scope["method"], scope["path"] + (f"?{query}" if query else ""), headers))
+
+    async def _control(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response
+        try:
+            if scope["method"] == "POST":
+                self._service.faults = Faults.model_validate_json(await _body(receive) or b"{}")
+            response = JSONResponse(self._service.faults.model_dump())
+        except ValidationError as error:
+            response = JSONResponse({"error": error.errors(include_url=False, include_input=False)}, 422)
+        await response(scope, receive, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return body
+
+
+def _replacement(faults: Faults) -> Response | None:
+    if faults.status:
+        return JSONResponse({"error": {"reason": "FAULT"}}, faults.status, headers=faults.headers)
+    if faults.redirect_to:
+        return Response(status_code=302, headers={"Location": faults.redirect_to, **faults.headers})
+    if faults.html:
+        return Response(_HTML, media_type="text/html", headers=faults.headers)
+    return None
+
+
+async def _spoil(app: ASGIApp, faults: Faults, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let `app` answer, and send a spoilt copy of what it said."""
+    said: list[Message] = []
+
+    async def hear(message: Message) -> None:
+        said.append(message)
+
+    await app(scope, receive, hear)
+    start: dict[str, Any] = dict(said[0])
+    body = b"".join(message.get("body", b"") for message in said[1:])
+    headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+    if faults.wrong_bytes and body:
+        middle = len(body) // 2
+        body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+    if faults.gzip:
+        body = gzip.compress(body)
+        headers.append((b"content-encoding", b"gzip"))
+    start["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+    await send(start)
+    if faults.cut:
+        # Returning without the last message makes the server close the connection.
+        await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+        return
+    if faults.drip_seconds:
+        for index in range(len(body)):
+            await send({"type": "http.response.body", "body": body[index : index + 1], "more_body": True})
+            await asyncio.sleep(faults.drip_seconds)
+        body = b""
+    await send({"type": "http.response.body", "body": body})

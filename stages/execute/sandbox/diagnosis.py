@@ -1,0 +1,59 @@
+"""What `millrace doctor` has to say about the sandbox."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from millrace.errors import Declined
+from millrace.settings import Settings
+from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
+from stages.execute.sandbox.opening import install_hint, open_sandbox
+from stages.execute.sandbox.selftest import remedy
+from stages.execute.sandbox.tools import missing_tools
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a diagnosis; `remedy` is a command or an action, empty if there is nothing to do."""
+
+    level: Literal["ok", "weak", "missing"]
+    text: str
+    remedy: str = ""
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Look for everything the sandbox needs, then try it out. Raises nothing on purpose: it is the report."""
+    missing = missing_tools(settings.sandbox.python)
+    if missing:
+        return [
+            Finding("missing", f"sandbox: {what} is missing", install_hint([(what, package)]))
+            for what, package in missing
+        ]
+    try:
+        sandbox = open_sandbox(settings)
+    except Declined as error:
+        return [Finding("missing", f"sandbox: {error.message}", error.hint)]
+    return [*_tried_out(sandbox), *_weak(sandbox)]
+
+
+def _tried_out(sandbox: BubblewrapSandbox) -> list[Finding]:
+    tests = sandbox.self_test()
+    failed = [test for test in tests if not test.passed]
+    if failed:
+        return [Finding("missing", f"sandbox: not kept: {t.name} ({t.detail})", remedy(t.detail)) for t in failed]
+    where = sandbox.hierarchy.name if sandbox.hierarchy else "resource limits only"
+    return [
+        Finding("ok", f"sandbox: {sandbox.name} at {sandbox.interpreter.executable}"),
+        Finding("ok", f"sandbox: {len(tests)} promises tried out and kept; limits by {where}"),
+    ]
+
+
+def _weak(sandbox: BubblewrapSandbox) -> list[Finding]:
+    action = (
+        "run the worker as a systemd service with Delegate=yes"
+        if os.geteuid() == 0
+        else "run the worker as a systemd service (Delegate=yes), or inside a session of the user's own systemd"
+    )
+    return [Finding("weak", f"sandbox: {text}", action) for text in sandbox.describe()]

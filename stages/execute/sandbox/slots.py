@@ -1,0 +1,73 @@
+"""A user id of its own for every run that goes on at the same time, whichever worker process started it.
+
+Two runs under one uid could signal each other through a shared user and would share the kernel's per-user limits. A
+lock of the operating system guards each uid: it is free again the moment its holder is dead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK_FOLDER = Path("/run/millrace/slots")
+"""One for the whole machine: workers with different data folders must not meet either."""
+
+_held: set[int] = set()
+
+
+def _forget_in_child() -> None:
+    """A forked child holds copies of the locks, which would stay locked as long as it lives."""
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The uids `first_uid` to `first_uid + count - 1`."""
+
+    first_uid: int
+    count: int
+    folder: Path = LOCK_FOLDER
+
+    @contextmanager
+    def acquire(self) -> Iterator[int]:
+        """A uid that nobody else on this machine has until the block ends.
+
+        Raises OSError if all are in use, or if the lock folder is not root's alone.
+        """
+        self._make_folder()
+        for uid in range(self.first_uid, self.first_uid + self.count):
+            fd = os.open(self.folder / f"{uid}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if _locked(fd):
+                _held.add(fd)
+                try:
+                    yield uid
+                finally:
+                    _held.discard(fd)
+                    os.close(fd)
+                return
+            os.close(fd)
+        raise OSError(f"all {self.count} sandbox slots are in use: raise MILLRACE_SANDBOX__SLOTS or run fewer at once")
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise OSError(f"{self.folder} must be a folder that only its owner can change")
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

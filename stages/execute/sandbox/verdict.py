@@ -1,0 +1,86 @@
+"""From what was seen of a run to what it is called."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from millrace.limits import Limits, Usage
+from stages.execute.sandbox.cgroup import MISSING_EXIT_CODE
+from stages.execute.sandbox.interface import Outcome, Status
+from stages.execute.sandbox.streams import Stream
+from stages.execute.sandbox.supervisor import Ending
+
+_FIRST_SIGNAL_CODE = 129
+_LAST_SIGNAL_CODE = 192
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the supervisor and the kernel have to say about a run."""
+
+    ending: Ending
+    exit_code: int | None
+    oom_kills: int
+    dead: bool
+    stdout: Stream
+    stderr: Stream
+    usage: Usage
+
+
+def judge(seen: Observation, limits: Limits, backend: str) -> Outcome:
+    """The outcome of a run. The kernel's counter tells a lack of memory from any other kill."""
+    status, returncode, detail = _verdict(seen, limits)
+    if not seen.dead:
+        status, returncode, detail = Status.sandbox_error, None, "a process of the job could not be killed"
+    return Outcome(
+        status=status,
+        returncode=returncode,
+        stdout=bytes(seen.stdout.kept),
+        stderr=bytes(seen.stderr.kept),
+        stdout_cut=seen.stdout.cut,
+        stderr_cut=seen.stderr.cut,
+        usage=seen.usage,
+        backend=backend,
+        detail=detail,
+    )
+
+
+def _verdict(seen: Observation, limits: Limits) -> tuple[Status, int | None, str]:
+    killed = -int(signal.SIGKILL)
+    if seen.ending is Ending.cancelled:
+        return Status.sandbox_error, None, "cancelled"
+    if seen.ending is Ending.timeout:
+        return Status.timeout, killed, f"killed after {limits.wall_seconds:g} s"
+    if seen.ending is Ending.output_limit:
+        return Status.output_limit, killed, f"killed for writing more than {limits.output_bytes} bytes"
+    if seen.oom_kills and seen.exit_code != 0:
+        return Status.oom, killed, f"killed for using more than {limits.memory_bytes} bytes of memory"
+    if seen.exit_code is None:
+        return Status.sandbox_error, None, _fault(seen)
+    return _exit_verdict(seen.exit_code)
+
+
+def _exit_verdict(code: int) -> tuple[Status, int, str]:
+    if code == 0:
+        return Status.ok, 0, ""
+    if not _FIRST_SIGNAL_CODE <= code <= _LAST_SIGNAL_CODE:
+        return Status.exit, code, f"exit code {code}"
+    number = code - _FIRST_SIGNAL_CODE + 1
+    if number == signal.SIGXCPU:
+        return Status.timeout, -int(signal.SIGKILL), "killed for using more CPU time than its limits allow"
+    return Status.signal, -number, f"ended by {_signal_name(number)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _fault(seen: Observation) -> str:
+    """Our own tools' last words: the program never ran, so nothing in them is the job's."""
+    words = bytes(seen.stderr.kept).decode(errors="replace").strip().splitlines()
+    last = words[-1][:300] if words else f"ended without a word (exit code {MISSING_EXIT_CODE} is a lost control group)"
+    return f"the box did not start: {last}"

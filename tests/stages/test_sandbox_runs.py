@@ -1,0 +1,281 @@
+"""Whole runs: many at once, from any thread, cancelled, killed from outside, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sandbox_cases import PRELUDE, limits
+
+from millrace.limits import Limits
+from millrace.settings import Settings
+from stages.execute.sandbox import Outcome, Spec, Status, missing_tools, open_sandbox
+from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
+
+MISSING = missing_tools()
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: apt install bubblewrap libseccomp2 python3"),
+]
+
+NAME_ITSELF = "libc.prctl(15, b'{name}', 0, 0, 0)\n"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> BubblewrapSandbox:
+    return open_sandbox(Settings(_env_file=None))
+
+
+@pytest.fixture
+def grouped(sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
+    if sandbox.hierarchy is None:
+        pytest.skip("needs control groups: run as root, or as a systemd service with Delegate=yes")
+    return sandbox
+
+
+@pytest.fixture
+def host_service() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def run(sandbox: BubblewrapSandbox, program: str, within: Limits | None = None, stdin: bytes = b"") -> Outcome:
+    return sandbox.run(Spec((PRELUDE + textwrap.dedent(program)).encode(), stdin, within or limits()))
+
+
+def processes_called(name: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "comm").read_text().strip() == name:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: object, seconds: float = 5.0) -> bool:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def groups_of_this_process() -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/millrace-{os.getpid()}-*"))
+
+
+def test_an_outcome_tells_what_was_used(grouped: BubblewrapSandbox) -> None:
+    outcome = run(grouped, "kept = bytearray(b'x' * (30 << 20))\nwhile time.process_time() < 0.2: pass\nprint('ab')")
+    assert outcome.status is Status.ok
+    assert outcome.returncode == 0
+    assert (outcome.usage.stdout_bytes, outcome.usage.stderr_bytes) == (3, 0)
+    assert 0.2 <= outcome.usage.wall_seconds < 5
+    assert 0.2 <= (outcome.usage.cpu_seconds or 0) < 1
+    assert 30 << 20 < (outcome.usage.peak_memory_bytes or 0) < 128 << 20
+    assert outcome.backend.startswith("bubblewrap 0.")
+
+
+def test_thirty_runs_at_once_keep_apart(sandbox: BubblewrapSandbox) -> None:
+    program = """
+        mine = sys.stdin.read()
+        others = os.listdir("/tmp")
+        open("/tmp/" + mine, "w").close()
+        time.sleep(0.05)
+        print(mine, others, os.listdir("/tmp"))
+    """
+    with ThreadPoolExecutor(30) as pool:
+        outcomes = list(pool.map(lambda n: run(sandbox, program, stdin=f"number{n}".encode()), range(30)))
+    assert [o.stdout.decode() for o in outcomes] == [f"number{n} [] ['number{n}']\n" for n in range(30)]
+    assert not groups_of_this_process()
+
+
+def test_runs_at_once_have_users_of_their_own(sandbox: BubblewrapSandbox) -> None:
+    if sandbox.slots is None:
+        pytest.skip("needs root: an ordinary user cannot become anybody else")
+    with ThreadPoolExecutor(3) as pool:
+        runs = [
+            pool.submit(
+                run, sandbox, NAME_ITSELF.format(name=f"slots-{n}") + "time.sleep(30)", limits(wall_seconds=1.5)
+            )
+            for n in range(3)
+        ]
+        assert wait_until(lambda: all(processes_called(f"slots-{n}") for n in range(3)))
+        uids = {Path(f"/proc/{processes_called(f'slots-{n}')[0]}").stat().st_uid for n in range(3)}
+        assert all(future.result().status is Status.timeout for future in runs)
+    assert len(uids) == 3
+    assert min(uids) >= sandbox.slots.first_uid
+
+
+def test_a_run_is_not_disturbed_by_threads_that_end_beside_it(sandbox: BubblewrapSandbox) -> None:
+    """The parent-death signal is sent when a thread ends: boxes started from pool threads were killed at random."""
+    long: list[Outcome] = []
+    waiting = threading.Thread(target=lambda: long.append(run(sandbox, "time.sleep(0.6); print('whole')")))
+    waiting.start()
+    for _ in range(5):
+        short = threading.Thread(target=lambda: run(sandbox, "pass"))
+        short.start()
+        short.join()
+    waiting.join()
+    assert long[0].stdout == b"whole\n"
+
+
+def test_cancelling_kills_the_run_at_once(sandbox: BubblewrapSandbox) -> None:
+    cancel = threading.Event()
+    name = f"cancel-{os.getpid()}"
+    program = PRELUDE + NAME_ITSELF.format(name=name) + "time.sleep(60)"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sandbox.run, Spec(program.encode(), limits=limits(wall_seconds=60)), cancel)
+        assert wait_until(lambda: processes_called(name))
+        cancel.set()
+        outcome = running.result(timeout=5)
+    assert (outcome.status, outcome.returncode, outcome.detail) == (Status.sandbox_error, None, "cancelled")
+    assert not processes_called(name)
+
+
+def test_an_interrupted_run_is_killed_before_the_interrupt_goes_on(sandbox: BubblewrapSandbox) -> None:
+    name = f"interrupt-{os.getpid()}"
+
+    class Interrupt(threading.Event):
+        def is_set(self) -> bool:
+            if processes_called(name):
+                raise KeyboardInterrupt
+            return False
+
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run(Spec((PRELUDE + NAME_ITSELF.format(name=name) + "time.sleep(60)").encode()), Interrupt())
+    assert not processes_called(name)
+    assert not groups_of_this_process()
+
+
+def test_nothing_a_program_left_behind_lives_on(sandbox: BubblewrapSandbox) -> None:
+    name = f"daemon-{os.getpid()}"
+    program = NAME_ITSELF.format(name=name) + (
+        "for _ in range(5):\n    if os.fork() == 0: os.setsid(); signal.signal(15, signal.SIG_IGN); time.sleep(60)\n"
+    )
+    outcome = run(sandbox, program)
+    assert outcome.status is Status.ok
+    assert not processes_called(name)
+
+
+def test_output_written_before_a_timeout_is_kept(sandbox: BubblewrapSandbox) -> None:
+    outcome = run(sandbox, "print('so far', flush=True)\nwhile True: pass", limits(wall_seconds=0.6))
+    assert (outcome.status, outcome.stdout) == (Status.timeout, b"so far\n")
+
+
+def test_a_service_of_the_host_cannot_be_reached(sandbox: BubblewrapSandbox, host_service: int) -> None:
+    outcome = run(sandbox, f"held(refused(lambda: socket.create_connection(('127.0.0.1', {host_service}), 1)))")
+    assert outcome.stdout == b"held\n"
+
+
+def test_an_abstract_socket_of_the_host_cannot_be_reached(sandbox: BubblewrapSandbox) -> None:
+    name = f"\0millrace-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        outcome = run(sandbox, f"held(refused(lambda: socket.socket(1, 1).connect({name!r})))")
+    assert outcome.stdout == b"held\n"
+
+
+def test_the_workers_environment_does_not_enter(sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WALLET_SECRET", "correct-horse")
+    program = "print(any('correct-horse' in open(f'/proc/{p}/environ').read() for p in ('1', 'self')))"
+    assert run(sandbox, program).stdout == b"False\n"
+    monkeypatch.setattr("stages.execute.sandbox.launch.CLEAN_ENVIRONMENT", dict(os.environ))
+    assert run(sandbox, program).stdout == b"True\n", "without the defence the same probe must find the secret"
+
+
+def test_without_the_filter_the_same_probes_get_through(sandbox: BubblewrapSandbox) -> None:
+    """Negative control: proves that the refusals are the filter's, not the kernel's."""
+    allow_everything = b"\x06\x00\x00\x00\x00\x00\xff\x7f"
+    program = """
+        print(raw(250, 219, 0, -3, 0) == errno.EPERM, refused(lambda: socket.socket(16, 3, 0)) == errno.EPERM,
+              call("memfd_create", b"x", 0) == errno.EPERM)
+    """
+    assert run(sandbox, program).stdout == b"True True True\n"
+    assert run(replace(sandbox, seccomp_program=allow_everything), program).stdout == b"False False False\n"
+
+
+def test_a_killed_worker_leaves_no_process(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
+    name = f"orphan-{os.getpid()}"
+    program = PRELUDE + NAME_ITSELF.format(name=name) + "os.fork()\ntime.sleep(120)"
+    worker = textwrap.dedent(f"""
+        from millrace.settings import Settings
+        from stages.execute.sandbox import Spec, open_sandbox
+        open_sandbox(Settings(_env_file=None)).run(Spec({program!r}.encode()))
+    """)
+    with subprocess.Popen([sys.executable, "-c", worker]) as process:
+        assert wait_until(lambda: len(processes_called(name)) == 2, 20)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert wait_until(lambda: not processes_called(name))
+    if sandbox.hierarchy is not None:
+        left = [path.name for path in Path("/sys/fs/cgroup").glob(f"**/millrace-{process.pid}-*")]
+        assert left, "the dead worker's groups should still be there to be swept"
+        assert set(left) <= set(sandbox.sweep())
+        assert not list(Path("/sys/fs/cgroup").glob(f"**/millrace-{process.pid}-*"))
+
+
+def test_sweeping_leaves_a_living_run_alone(grouped: BubblewrapSandbox) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, grouped, "time.sleep(0.8); print('undisturbed')")
+        assert wait_until(groups_of_this_process)
+        mine = {path.name for path in groups_of_this_process()}
+        assert not mine & set(grouped.sweep())
+        assert running.result().stdout == b"undisturbed\n"
+
+
+def test_a_box_that_does_not_start_is_our_fault_and_says_why(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
+    gone = replace(sandbox, tools=replace(sandbox.tools, bwrap=tmp_path / "bwrap"))
+    nothing = tmp_path / "nothing"
+    no_python = replace(sandbox, interpreter=replace(sandbox.interpreter, binds=((nothing, nothing),)))
+    for broken, word in ((gone, "bwrap"), (no_python, "nothing")):
+        outcome = run(broken, "print('hi')")
+        assert (outcome.status, outcome.returncode) == (Status.sandbox_error, None)
+        assert word in outcome.detail
+    assert not groups_of_this_process()
+
+
+def test_a_run_killed_from_outside_is_not_the_jobs_fault(sandbox: BubblewrapSandbox) -> None:
+    name = f"outside-{os.getpid()}"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, sandbox, NAME_ITSELF.format(name=name) + "time.sleep(60)")
+        assert wait_until(lambda: processes_called(name))
+        fields = Path(f"/proc/{processes_called(name)[0]}/stat").read_text().split()
+        first = int(fields[3])
+        outer = int(Path(f"/proc/{first}/stat").read_text().split()[3])
+        assert "bwrap" in Path(f"/proc/{outer}/comm").read_text()
+        os.kill(outer, signal.SIGKILL)
+        assert running.result().status is Status.sandbox_error
+    assert not processes_called(name)
+
+
+def test_runs_leave_no_open_files_behind(sandbox: BubblewrapSandbox) -> None:
+    run(sandbox, "pass")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    run(sandbox, "os.kill(os.getpid(), 9)")
+    run(sandbox, "print('x' * 3000000)")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_forked_child_can_run_boxes_of_its_own(sandbox: BubblewrapSandbox) -> None:
+    """The worker forks flow runs from a process that may have run boxes; threads do not survive a fork."""
+    run(sandbox, "pass")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if run(sandbox, "print('child')").stdout == b"child\n" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

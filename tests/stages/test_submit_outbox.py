@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.errors import Permanent
+from millrace.network import Fate, SignedSubmission
+from stages.submit.outbox import Outbox, OutboxDamaged, StillAlive
+
+KEY = "cloudmesh/genesis/job"
+
+
+def submission(generation: int = 0, job_key: str = KEY, **fields: object) -> SignedSubmission:
+    return SignedSubmission.model_validate(
+        {
+            "job_key": job_key,
+            "network": "cloudmesh",
+            "transaction_id": f"signature-{generation}",
+            "payload": "AQID",
+            "expires_at": 150 + generation,
+            "generation": generation,
+            "sender": "worker",
+            "result_cid": "Qm",
+            "price": 5,
+            **fields,
+        }
+    )
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox")
+
+
+def only_file(outbox_folder: Path) -> Path:
+    (path,) = outbox_folder.glob("*.json")
+    return path
+
+
+def test_what_was_recorded_is_there_for_the_next_process(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.record(submission())
+    reopened = Outbox(tmp_path / "outbox")
+    assert reopened.latest(KEY) == submission()
+    assert reopened.recorded(KEY, 0) == submission()
+    assert reopened.recorded(KEY, 1) is None
+    assert reopened.unsettled() == [submission()]
+
+
+def test_an_unknown_job_has_no_history(outbox: Outbox) -> None:
+    assert outbox.latest(KEY) is None
+    assert outbox.history(KEY) == ()
+    assert outbox.unsettled() == []
+
+
+def test_recording_the_same_submission_twice_changes_nothing(outbox: Outbox) -> None:
+    outbox.record(submission())
+    outbox.record(submission())
+    assert len(outbox.history(KEY)) == 1
+
+
+@pytest.mark.parametrize("fate", [Fate.unknown, Fate.landed])
+def test_a_new_generation_is_refused_while_the_former_may_have_effect(outbox: Outbox, fate: Fate) -> None:
+    """Pins two live signatures for one job, which on another program would be two payments."""
+    outbox.record(submission())
+    outbox.mark(submission(), fate)
+    with pytest.raises(StillAlive, match="signature-0"):
+        outbox.record(submission(1))
+    assert outbox.latest(KEY) == submission()
+
+
+@pytest.mark.parametrize("fate", [Fate.expired, Fate.failed])
+def test_a_new_generation_follows_a_dead_one(outbox: Outbox, fate: Fate) -> None:
+    outbox.record(submission())
+    outbox.mark(submission(), fate)
+    outbox.record(submission(1))
+    assert [entry.fate for entry in outbox.history(KEY)] == [fate, Fate.unknown]
+    assert outbox.latest(KEY) == submission(1)
+
+
+@pytest.mark.parametrize("generation", [0, 2])
+def test_a_generation_out_of_turn_is_refused(outbox: Outbox, generation: int) -> None:
+    outbox.record(submission())
+    outbox.mark(submission(), Fate.expired)
+    with pytest.raises(Permanent, match="generation 1 is the next one"):
+        outbox.record(submission(generation, transaction_id="another"))
+
+
+def test_marking_what_was_never_recorded_is_refused(outbox: Outbox) -> None:
+    outbox.record(submission())
+    with pytest.raises(Permanent, match="signature-1"):
+        outbox.mark(submission(1), Fate.landed)
+
+
+def test_a_settled_job_leaves_the_list_but_not_the_memory(outbox: Outbox) -> None:
+    outbox.record(submission())
+    outbox.settle(KEY)
+    outbox.settle(KEY)
+    assert outbox.unsettled() == []
+    assert outbox.latest(KEY) == submission()
+    outbox.mark(submission(), Fate.landed)
+    assert outbox.history(KEY)[0].fate is Fate.landed
+    assert outbox.unsettled() == []
+
+
+@given(st.data())
+def test_a_torn_file_is_reported_and_never_read_as_something_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("outbox")
+    outbox = Outbox(folder)
+    outbox.record(submission())
+    path = only_file(folder)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(OutboxDamaged, match=path.name):
+        outbox.latest(KEY)
+    with pytest.raises(OutboxDamaged):
+        outbox.record(submission(1))
+    assert outbox.damaged() == [path]
+
+
+def test_one_torn_file_is_logged_and_does_not_hide_the_others(
+    outbox: Outbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.record(submission())
+    torn = only_file(tmp_path / "outbox")
+    outbox.record(submission(job_key="cloudmesh/genesis/other"))
+    torn.write_text("{")
+    with caplog.at_level(logging.ERROR):
+        assert [found.job_key for found in outbox.unsettled()] == ["cloudmesh/genesis/other"]
+    assert torn.name in caplog.text
+
+
+def test_a_file_of_another_job_under_this_jobs_name_is_damage(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.record(submission())
+    path = only_file(tmp_path / "outbox")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "job_key": "cloudmesh/genesis/other"}))
+    with pytest.raises(OutboxDamaged):
+        outbox.latest(KEY)
+
+
+def test_a_crash_while_writing_leaves_the_former_record(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    outbox.record(submission())
+
+    def power_cut(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        outbox.mark(submission(), Fate.expired)
+    monkeypatch.undo()
+    reopened = Outbox(tmp_path / "outbox")
+    assert [entry.fate for entry in reopened.history(KEY)] == [Fate.unknown]
+    assert reopened.damaged() == []
+    reopened.mark(submission(), Fate.expired)
+    assert [entry.fate for entry in reopened.history(KEY)] == [Fate.expired]
+
+
+async def test_the_lock_keeps_a_second_signer_waiting(outbox: Outbox, tmp_path: Path) -> None:
+    other, order = Outbox(tmp_path / "outbox"), []
+
+    async def second() -> None:
+        async with other.lock(KEY):
+            order.append("second")
+
+    async with outbox.lock(KEY):
+        waiting = asyncio.create_task(second())
+        await asyncio.sleep(0.12)
+        order.append("first")
+    await waiting
+    assert order == ["first", "second"]
+
+
+def _hold_and_die(folder: Path, held: multiprocessing.synchronize.Event) -> None:
+    async def hold() -> None:
+        async with Outbox(folder).lock(KEY):
+            held.set()
+            await asyncio.sleep(60)
+
+    asyncio.run(hold())
+
+
+async def test_the_lock_of_a_killed_process_is_free_at_once(outbox: Outbox, tmp_path: Path) -> None:
+    """Pins locks that stay behind when their holder is killed, as those made of files or rows do."""
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    holder = context.Process(target=_hold_and_die, args=(tmp_path / "outbox", held))
+    holder.start()
+    assert await asyncio.to_thread(held.wait, 30)
+    holder.kill()
+    holder.join()
+    async with asyncio.timeout(5), outbox.lock(KEY):
+        pass

@@ -1,0 +1,176 @@
+"""Pinata: our exact bytes under our exact CID or no result, and a token that goes nowhere else."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from localnet.ipfs import Faults, IpfsLocalnet
+from millrace.errors import Permanent
+from protocols.ipfs.cid import CID, RAW
+from protocols.ipfs.errors import PublishFailed, PublishRefused
+from protocols.ipfs.importer import import_file
+from protocols.ipfs.pinata import Pinata
+from protocols.ipfs.profiles import V0, V1
+
+SMALL = b'{"stdout":"42\\n"}'
+LARGE = random.Random(9).randbytes(600_000)
+
+
+@pytest.fixture
+def pinata(network: IpfsLocalnet, client: httpx.AsyncClient) -> Pinata:
+    return account(network, client, network.pinata_jwt)
+
+
+def account(network: IpfsLocalnet, client: httpx.AsyncClient, jwt: str, seconds: float = 5.0) -> Pinata:
+    return Pinata(
+        SecretStr(jwt), client, api_url=network.pinata_url, timeout_seconds=seconds, clock=lambda: 1_700_000_000.0
+    )
+
+
+@pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
+async def test_published_content_is_in_the_network_under_our_cid(
+    network: IpfsLocalnet, pinata: Pinata, content: bytes
+) -> None:
+    cid = import_file(content).cid
+    published = await pinata.publish(cid, content, "result.json")
+    assert CID.parse(published.cid) == cid
+    assert network.store.read(cid) == content
+    assert cid in network.store.pins()
+    assert await pinata.publish(cid, content, "result.json") == published
+
+
+async def test_one_block_goes_as_a_file_and_more_go_as_a_car(network: IpfsLocalnet, pinata: Pinata) -> None:
+    for content in (SMALL, LARGE):
+        await pinata.publish(import_file(content).cid, content, "result.json")
+    assert [path for _, path, _ in network.services["pinata"].requests] == ["/pinning/pinFileToIPFS", "/v3/files"]
+
+
+async def test_a_name_of_any_kind_is_only_a_label(network: IpfsLocalnet, pinata: Pinata) -> None:
+    for name in ("", 'quote " and \r\n newline', "../../etc/passwd", "ö" * 500):
+        assert (await pinata.publish(import_file(SMALL).cid, SMALL, name)).place == "pinata"
+
+
+async def test_the_token_is_checked(network: IpfsLocalnet, client: httpx.AsyncClient, pinata: Pinata) -> None:
+    await pinata.check()
+    with pytest.raises(PublishRefused) as caught:
+        await account(network, client, "wrong-secret-token").check()
+    assert "MILLRACE_IPFS__PINATA_JWT" in caught.value.hint
+    assert "wrong-secret-token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["file", "car"])
+async def test_another_cid_than_ours_is_no_result(network: IpfsLocalnet, pinata: Pinata, content: bytes) -> None:
+    network.misbehave("pinata", Faults(other_cid=True))
+    with pytest.raises(PublishRefused, match="not what we sent"):
+        await pinata.publish(import_file(content).cid, content, "result")
+
+
+async def test_a_version_0_spelling_of_our_cid_is_ours(pinata: Pinata) -> None:
+    cid = import_file(LARGE, V1).cid
+    assert (await pinata.publish(CID(0, cid.codec, cid.hash_code, cid.digest), LARGE, "result")).place == "pinata"
+
+
+async def test_content_under_a_name_that_is_not_its_own_is_refused(network: IpfsLocalnet, pinata: Pinata) -> None:
+    with pytest.raises(PublishRefused):
+        await pinata.publish(import_file(LARGE, V0).cid, LARGE, "result")
+    with pytest.raises(PublishRefused):
+        await pinata.publish(CID.of(b"other", RAW), SMALL, "result")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"), [({"Retry-After": "12"}, 12.0), ({"X-RateLimit-Reset": "1700000005"}, 5.0), ({}, None)]
+)
+async def test_too_many_requests_are_honoured(
+    network: IpfsLocalnet, pinata: Pinata, headers: dict[str, str], seconds: float | None
+) -> None:
+    network.misbehave("pinata", Faults(status=429, headers=headers, times=1))
+    with pytest.raises(PublishFailed) as caught:
+        await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+    assert caught.value.retry_after_seconds == seconds
+    assert await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+
+
+TEMPORARY = {
+    "error": Faults(status=500),
+    "gateway": Faults(status=502),
+    "cut": Faults(cut=True),
+    "page": Faults(html=True),
+    "hang": Faults(hang_seconds=30),
+    "drip": Faults(drip_seconds=0.05),
+}
+FOR_GOOD = {
+    "unauthorized": Faults(status=401),
+    "forbidden": Faults(status=403),
+    "bad request": Faults(status=400),
+    "redirect": Faults(redirect_to="http://127.0.0.1:9/"),
+    "compressed": Faults(gzip=True),
+}
+
+
+@pytest.mark.parametrize("faults", TEMPORARY.values(), ids=TEMPORARY)
+async def test_a_temporary_fault_is_worth_another_try(
+    network: IpfsLocalnet, client: httpx.AsyncClient, faults: Faults
+) -> None:
+    network.misbehave("pinata", faults)
+    with pytest.raises(PublishFailed):
+        await account(network, client, network.pinata_jwt, 0.3).publish(import_file(SMALL).cid, SMALL, "result")
+
+
+@pytest.mark.parametrize("faults", FOR_GOOD.values(), ids=FOR_GOOD)
+async def test_a_refusal_is_not_worth_another_try(network: IpfsLocalnet, pinata: Pinata, faults: Faults) -> None:
+    network.misbehave("pinata", faults)
+    with pytest.raises(PublishRefused):
+        await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+
+
+async def test_the_token_does_not_follow_a_redirect(network: IpfsLocalnet, pinata: Pinata) -> None:
+    network.misbehave("pinata", Faults(redirect_to=f"{network.gateway_url}/pinning/pinFileToIPFS"))
+    with pytest.raises(PublishRefused):
+        await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+    assert len(network.services["gateway"].requests) == 0
+
+
+@pytest.mark.parametrize("url", ["http://api.pinata.cloud", "http://10.0.0.1", "ftp://x"])
+def test_the_token_is_not_sent_in_the_open(client: httpx.AsyncClient, url: str) -> None:
+    with pytest.raises(Permanent, match="https"):
+        Pinata(SecretStr("secret"), client, api_url=url)
+
+
+async def test_file_uploads_go_to_the_api_host_and_cars_to_the_uploads_host() -> None:
+    seen: list[str] = []
+    await _publish_both(lambda request, cid: seen.append(f"{request.url.host} {request.headers['Authorization']}"))
+    assert seen == ["api.pinata.cloud Bearer a-secret", "uploads.pinata.cloud Bearer a-secret"]
+
+
+async def _publish_both(note: Callable[[httpx.Request, CID], None]) -> None:
+    for content in (SMALL, LARGE):
+        cid = import_file(content).cid
+
+        async def answer(request: httpx.Request, cid: CID = cid) -> httpx.Response:
+            note(request, cid)
+            body = {"IpfsHash": str(cid), "data": {"cid": str(cid)}}
+            return httpx.Response(200, stream=httpx.ByteStream(json.dumps(body).encode()))
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            await Pinata(SecretStr("a-secret"), client).publish(cid, content, "result")
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"IpfsHash":7}', '{"IpfsHash":"nonsense"}', "null"])
+async def test_an_answer_without_a_cid_is_no_result(body: str) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(body.encode()))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(PublishRefused, match=r"no (CID|IpfsHash)"):
+            await Pinata(SecretStr("a-secret"), client).publish(import_file(SMALL).cid, SMALL, "result")
+
+
+def test_the_token_is_not_shown_when_the_account_is_printed(client: httpx.AsyncClient) -> None:
+    shown = vars(Pinata(SecretStr("a-secret-token"), client))
+    assert "a-secret-token" not in repr(shown)
