@@ -25,6 +25,7 @@ from deployments.progress import Progress, job_runs
 from deployments.stack import (
     base_environment,
     deploy,
+    first_look,
     free_port,
     prefect_environment,
     start_server,
@@ -37,7 +38,8 @@ from protocols.solana.keypair import load_or_create_keypair
 _SLOT_MILLISECONDS = 100
 _FLOW_RUNS_AT_ONCE = 4
 _JOBS_DEADLINE_SECONDS = 150.0
-_LAMPORTS = 1_000_000_000
+_TABLE_COLUMNS = 150
+"""Width of the last table; a narrower terminal wraps its lines, which reads better than cells cut to a letter."""
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Posted:
 
 async def run_demo(*, keep: bool) -> int:
     """Run the demo; returns the exit code, 0 only if every job ended as it should."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False)
+    console.width = max(console.width, _TABLE_COLUMNS)
     if missing(console):
         return 1
     folder = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
@@ -94,6 +97,7 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     await deploy(environment, _FLOW_RUNS_AT_ONCE)
     async with PrefectClient(environment["PREFECT_API_URL"]) as client:
         await _start_cancelled(client, posted)
+        await first_look(client)
         start_worker(processes, environment, _FLOW_RUNS_AT_ONCE)
         console.print("worker started; it tests its sandbox, then serves the pool\n")
         progress = Progress(console, client, posted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -27,12 +26,14 @@ class Processes:
     def __init__(self, log_folder: Path) -> None:
         self._log_folder = log_folder
         self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._not_ours: set[psutil.Process] = set()
 
     def __enter__(self) -> Self:
         self._log_folder.mkdir(parents=True, exist_ok=True)
         if sys.platform == "linux":
             # A grandchild whose parent dies comes to us instead of init, so that it can be found and ended.
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._not_ours = set(psutil.Process().children(recursive=True))
         return self
 
     def __exit__(
@@ -42,7 +43,7 @@ class Processes:
         with _deaf_to_interrupts():
             for name, _ in reversed(self._children):
                 self.stop(name)
-            _end_descendants()
+            self._end_orphans()
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start `command`, its output in `<log folder>/<name>.log`, deaf to this terminal's Ctrl-C."""
@@ -84,6 +85,19 @@ class Processes:
                 child.wait()
         self._children = [(other, child) for other, child in self._children if other != name]
 
+    def _end_orphans(self) -> None:
+        """End what our children left behind: as their subreaper, we are its parent now."""
+        deadline = time.monotonic() + 5
+        while (left := self._orphans()) and time.monotonic() < deadline:
+            _end(left)
+
+    def _orphans(self) -> list[psutil.Process]:
+        return [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process not in self._not_ours and _is_alive(process)
+        ]
+
 
 def _family(pid: int) -> list[psutil.Process]:
     try:
@@ -93,22 +107,19 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _end(family: Sequence[psutil.Process]) -> None:
     for process in family:
         # psutil compares the start time, so a pid that was given to another process meanwhile is left alone.
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(family, timeout=5)
-
-
-def _end_descendants() -> None:
-    """End what our children left behind: as their subreaper, we are its parent now."""
-    deadline = time.monotonic() + 5
-    while (left := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
-        _end(left)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
 
 
 @contextlib.contextmanager

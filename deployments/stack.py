@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
 from deployments.processes import Processes
 from millrace.errors import Permanent, Transient
@@ -70,6 +72,12 @@ async def deploy(environment: Mapping[str, str], limit: int) -> None:
     await _prefect(pool, environment)
     await _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], environment)
     await _prefect(["--no-prompt", "deploy", "--all"], environment)
+
+
+async def first_look(client: PrefectClient) -> None:
+    """Watch every network now, instead of at the schedule's first time, up to a minute away."""
+    for deployment in await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["watch"]))):
+        await client.create_flow_run_from_deployment(deployment.id)
 
 
 def start_worker(processes: Processes, environment: Mapping[str, str], limit: int) -> None:

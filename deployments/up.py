@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from prefect.client.orchestration import PrefectClient
 from rich.console import Console
 
 from deployments.processes import Processes
-from deployments.stack import base_environment, deploy, prefect_environment, start_server, start_worker
+from deployments.stack import base_environment, deploy, first_look, prefect_environment, start_server, start_worker
 from millrace.settings import Settings
 
 
@@ -23,6 +24,8 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
     with Processes(data_dir / "logs") as processes:
         await start_server(processes, environment, port)
         await deploy(environment, limit)
+        async with PrefectClient(environment["PREFECT_API_URL"]) as client:
+            await first_look(client)
         start_worker(processes, environment, limit)
         console.print(f"Prefect UI: http://127.0.0.1:{port}\nlogs: {data_dir / 'logs'}\nCtrl-C ends it.", markup=False)
         while not ended.is_set():

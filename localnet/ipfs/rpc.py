@@ -92,7 +92,7 @@ class _Rpc:
             pinned = [cid for cid in pinned if cid.names_same_as(wanted)]
             if not pinned:
                 return _error(f"path '/ipfs/{wanted}' is not pinned")
-        return JSONResponse({"Keys": {str(cid): {"Type": "recursive"} for cid in pinned}})
+        return JSONResponse({"Keys": {str(named(request, cid)): {"Type": "recursive"} for cid in pinned}})
 
     async def dag_import(self, request: Request) -> Response:
         parts = parse_multipart(request.headers["Content-Type"], await request.body())

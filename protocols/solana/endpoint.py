@@ -79,13 +79,13 @@ class Endpoint:
         """Call `method` once; returns the result as `answer` reads it. Raises as `ask`."""
 
         async def question(client: AsyncClient) -> T:
-            return answer.validate_python(await client.send_rpc_request(JsonRpcRequest(method=method, params=params), Any))
+            return answer.validate_python(
+                await client.send_rpc_request(JsonRpcRequest(method=method, params=params), Any)
+            )
 
         return await self.ask(method, question, timeout_seconds)
 
-    async def ask(
-        self, method: str, question: Callable[[AsyncClient], Awaitable[T]], timeout_seconds: float
-    ) -> T:
+    async def ask(self, method: str, question: Callable[[AsyncClient], Awaitable[T]], timeout_seconds: float) -> T:
         """Ask one `question`, which calls `method`, once.
 
         Raises the errors of `protocols.solana.rpc_errors`, and notes how it went.

@@ -14,7 +14,7 @@ ACCOUNT_BYTES = 308
 DISCRIMINATOR = bytes.fromhex("4b7c50cba1b4ca50")
 """SHA-256("account:Job")[:8], as Anchor derives it."""
 
-DISCRIMINATOR_BASE58 = "DgZXqRHC2qo"
+DISCRIMINATOR_BASE58 = "DdJgs2JGpjh"
 OWNER_OFFSET = 8
 SEED_BYTES = 32
 """Longest seed of a program-derived address, and so the longest title."""

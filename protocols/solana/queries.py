@@ -75,7 +75,8 @@ async def program_addresses(
     `starts` says which bytes, in base58, they must have at which offset; with the size, a node takes at most four
     conditions.
     """
-    filters = [account_bytes, *(MemcmpOpts(offset=offset, bytes=wanted) for offset, wanted in starts)]
+    filters: list[int | MemcmpOpts] = [account_bytes]
+    filters += [MemcmpOpts(offset=offset, bytes=wanted) for offset, wanted in starts]
 
     async def question(client: AsyncClient) -> list[Pubkey]:
         nothing = DataSliceOpts(offset=0, length=0)

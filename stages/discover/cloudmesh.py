@@ -113,9 +113,7 @@ class CloudMeshDiscovery:
         for condition in owned:
             starts = [(0, DISCRIMINATOR_BASE58), *condition]
             listed.update(
-                await queries.program_addresses(
-                    self._rpc, self._program_id, account_bytes=ACCOUNT_BYTES, starts=starts
-                )
+                await queries.program_addresses(self._rpc, self._program_id, account_bytes=ACCOUNT_BYTES, starts=starts)
             )
         return listed
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -19,7 +21,7 @@ import pytest
 from sandbox_cases import PRELUDE, limits
 
 from millrace.limits import Limits
-from millrace.settings import Settings
+from millrace.settings import SandboxSettings, Settings
 from stages.execute.sandbox import Outcome, Spec, Status, missing_tools, open_sandbox
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 
@@ -214,7 +216,7 @@ def test_a_killed_worker_leaves_no_process(sandbox: BubblewrapSandbox, tmp_path:
     name = f"orphan-{os.getpid()}"
     program = PRELUDE + NAME_ITSELF.format(name=name) + "os.fork()\ntime.sleep(120)"
     worker = textwrap.dedent(f"""
-        from millrace.settings import Settings
+        from millrace.settings import SandboxSettings, Settings
         from stages.execute.sandbox import Spec, open_sandbox
         open_sandbox(Settings(_env_file=None)).run(Spec({program!r}.encode()))
     """)
@@ -279,3 +281,30 @@ def test_a_forked_child_can_run_boxes_of_its_own(sandbox: BubblewrapSandbox) -> 
     if pid == 0:
         os._exit(0 if run(sandbox, "print('child')").stdout == b"child\n" else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_interpreter_at_another_place_works_and_shows_nothing_installed_beside_it(
+    sandbox: BubblewrapSandbox,
+) -> None:
+    """Worker's own packages lie in the library's folder of an interpreter that was built or unpacked by hand."""
+    version = ".".join(sandbox.interpreter.version.split(".")[:2])
+    library = Path(f"/usr/lib/python{version}")
+    if not library.is_dir():
+        pytest.skip("needs the system's own Python below /usr: apt install python3")
+    prefix = Path(tempfile.mkdtemp(prefix="millrace-python-", dir="/var/tmp"))
+    try:
+        prefix.chmod(0o755)
+        (prefix / "bin").mkdir()
+        shutil.copy(sandbox.interpreter.executable, prefix / "bin/python3")
+        copied = prefix / library.relative_to("/usr")
+        shutil.copytree(
+            library, copied, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "test", "config-*")
+        )
+        (copied / "site-packages").mkdir()
+        (copied / "site-packages/secret.py").write_text("found = True")
+        settings = Settings(_env_file=None, sandbox=SandboxSettings(python=prefix / "bin/python3"))
+        there = f"sys.executable == '{prefix}/bin/python3' and os.listdir('{copied}/site-packages') == []"
+        outcome = run(open_sandbox(settings), f"import sqlite3, ssl\nheld({there})")
+        assert (outcome.stdout, outcome.stderr) == (b"held\n", b"")
+    finally:
+        shutil.rmtree(prefix)

@@ -131,11 +131,9 @@ class BubblewrapSandbox:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 stdin=handed("stdin", spec.stdin) if spec.stdin else subprocess.DEVNULL,
-                pass_fds=(fds.program, fds.seccomp, fds.report, arguments, *(group.pass_fds if group else ())),
+                pass_fds=(fds.program, fds.seccomp, fds.report, arguments),
             )
             ours.callback(_abandon, process)
-            if group:
-                group.started()
             supervisor = Supervisor(process, report, group, limits, began + limits.wall_seconds, cancel)
             ours.pop_all()
             return supervisor

@@ -24,17 +24,8 @@ MISSING_EXIT_CODE = 97
 class Group(Protocol):
     """The control group of one run."""
 
-    @property
-    def pass_fds(self) -> Sequence[int]:
-        """Descriptors that the wrapped command needs."""
-        ...
-
     def wrap(self, command: Sequence[str]) -> list[str]:
         """`command`, changed so that it runs inside the group from its first instruction on."""
-        ...
-
-    def started(self) -> None:
-        """Called once the wrapped command has been started."""
         ...
 
     def kill(self) -> bool:

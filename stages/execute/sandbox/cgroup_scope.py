@@ -1,11 +1,12 @@
 """Control groups where nobody delegated any to us: a transient systemd scope for each run.
 
-A scope vanishes with its last process, and with it the counters. So an idle `cat` stays in it, reading a pipe whose
-other end we hold, until the counters have been read.
+A scope vanishes with its last process, and with it the counters. So an idle `sleep` stays in it until they have been
+read; should the worker die, it ends by itself soon after the run's time is up.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -16,10 +17,12 @@ from pathlib import Path
 from millrace.limits import Limits
 from stages.execute.sandbox.cgroup import OWN_PROCESSES
 from stages.execute.sandbox.cgroup_v2 import GroupV2
+from stages.execute.sandbox.owner import new_name
 
 _ANCHOR_PROCESSES = 1
 _NEEDED = {"memory", "pids", "cpu"}
-_START = 'cat <&"$1" >/dev/null 2>&1 & eval "exec $1<&-"; shift; exec "$@"'
+_START = 'sleep "$1" </dev/null >/dev/null 2>&1 & shift; exec "$@"'
+_ANCHOR_GRACE_SECONDS = 30
 
 
 class SystemdScopes:
@@ -45,7 +48,8 @@ class SystemdScopes:
         environment = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in self._environment.items())]
         scope = [self._systemd_run, *self._user, "--scope", "--quiet", "--collect", f"--unit={name}.scope"]
         start = [*environment, *scope, *(f"--property={value}" for value in properties), "--"]
-        return ScopeGroup(start, lambda: self._folder_of(f"{name}.scope"))
+        anchor_seconds = math.ceil(limits.wall_seconds) + _ANCHOR_GRACE_SECONDS
+        return ScopeGroup(start, anchor_seconds, lambda: self._folder_of(f"{name}.scope"))
 
     def sweep(self) -> list[str]:
         """Nothing to do: systemd removes a scope with its last process."""
@@ -57,21 +61,18 @@ class SystemdScopes:
 
     def works(self) -> bool:
         """Whether a scope can really be had and the controllers we need are handed down to it."""
-        group = self.create(f"millrace-probe-{os.getpid()}", Limits())
         try:
-            answer = subprocess.run(
-                group.wrap(["/bin/cat", "/proc/self/cgroup"]),
-                pass_fds=group.pass_fds,
-                env={},
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            )
-            folder = self._root / answer.stdout.strip().rpartition("::/")[2]
-            return set((folder / "cgroup.controllers").read_text().split()) >= _NEEDED
+            return self._controllers() >= _NEEDED
         except (OSError, subprocess.SubprocessError):
             return False
+
+    def _controllers(self) -> set[str]:
+        group = self.create(new_name(), Limits())
+        try:
+            command = group.wrap(["/bin/cat", "/proc/self/cgroup"])
+            answer = subprocess.run(command, env={}, capture_output=True, text=True, timeout=10, check=True)
+            folder = self._root / answer.stdout.strip().rpartition("::/")[2]
+            return set((folder / "cgroup.controllers").read_text().split())
         finally:
             group.close()
 
@@ -90,16 +91,11 @@ class SystemdScopes:
 class ScopeGroup:
     """One run's scope."""
 
-    def __init__(self, start: Sequence[str], find_folder: Callable[[], Path]) -> None:
+    def __init__(self, start: Sequence[str], anchor_seconds: int, find_folder: Callable[[], Path]) -> None:
         """`start` is the command that opens the scope; `find_folder` finds its group once it is there."""
         self._start = start
+        self._anchor_seconds = anchor_seconds
         self._find_folder = find_folder
-        self._anchor_end, self._our_end = os.pipe()
-
-    @property
-    def pass_fds(self) -> Sequence[int]:
-        """What the anchor reads."""
-        return () if self._anchor_end < 0 else (self._anchor_end,)
 
     @cached_property
     def _group(self) -> GroupV2 | None:
@@ -109,11 +105,7 @@ class ScopeGroup:
 
     def wrap(self, command: Sequence[str]) -> list[str]:
         """`command`, in a scope of its own beside the anchor."""
-        return [*self._start, "/bin/sh", "-c", _START, "sh", str(self._anchor_end), *command]
-
-    def started(self) -> None:
-        """Leave the anchor's end of the pipe to the anchor."""
-        self._close_anchor_end()
+        return [*self._start, "/bin/sh", "-c", _START, "sh", str(self._anchor_seconds), *command]
 
     def kill(self) -> bool:
         """Nothing but the anchor outlives the box's first process, which the supervisor has killed."""
@@ -132,16 +124,9 @@ class ScopeGroup:
         return self._group.peak_memory_bytes() if self._group else None
 
     def close(self) -> None:
-        """Let the anchor go, and the scope with it."""
-        self._close_anchor_end()
-        if self._our_end >= 0:
-            os.close(self._our_end)
-            self._our_end = -1
-
-    def _close_anchor_end(self) -> None:
-        if self._anchor_end >= 0:
-            os.close(self._anchor_end)
-            self._anchor_end = -1
+        """End the anchor, and the scope with it; systemd removes the group."""
+        if self._group:
+            self._group.kill()
 
 
 def systemd_scopes(root: Path) -> SystemdScopes | None:

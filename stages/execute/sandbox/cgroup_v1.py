@@ -73,7 +73,6 @@ class GroupV1:
     """One run's groups, a folder a controller."""
 
     folders: dict[str, Path]
-    pass_fds: Sequence[int] = ()
 
     @property
     def unique_folders(self) -> list[Path]:
@@ -93,9 +92,6 @@ class GroupV1:
     def wrap(self, command: Sequence[str]) -> list[str]:
         """`command`, joining every group first."""
         return join(self.unique_folders, command)
-
-    def started(self) -> None:
-        """Nothing to do: the command joins by itself."""
 
     def kill(self) -> bool:
         """SIGKILL everything in any of the groups."""

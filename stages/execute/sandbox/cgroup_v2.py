@@ -73,7 +73,6 @@ class GroupV2:
     """One run's group."""
 
     folder: Path
-    pass_fds: Sequence[int] = ()
 
     def limit(self, limits: Limits) -> None:
         """Write the limits. OSError if the kernel refuses one."""
@@ -87,9 +86,6 @@ class GroupV2:
     def wrap(self, command: Sequence[str]) -> list[str]:
         """`command`, joining the group first."""
         return join([self.folder], command)
-
-    def started(self) -> None:
-        """Nothing to do: the command joins by itself."""
 
     def kill(self) -> bool:
         """Kill the whole group at once; one by one where the kernel (before 5.14) has no `cgroup.kill`."""

@@ -20,12 +20,11 @@ print(json.dumps({
     "version": ".".join(map(str, sys.version_info[:3])),
     "executable": sys.executable,
     "library": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
-    "extensions": sysconfig.get_config_var("DESTSHARED") or "",
-    "triplet": sysconfig.get_config_var("MULTIARCH") or "",
 }))
 """
 
 _LIBRARY = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x")
+_TAKEN = {"tmp", "dev", "proc", "job"}
 _ZONES = Path("/usr/share/zoneinfo")
 
 
@@ -59,11 +58,12 @@ def examine_interpreter(path: Path, extra: tuple[Path, ...] = ()) -> Interpreter
     facts = _ask(path)
     executable = Path(facts["executable"]).resolve()
     folders = {Path(folder) for folder in facts["library"]}
-    extensions = Path(facts["extensions"] or Path(facts["library"][1]) / "lib-dynload")
-    modules = sorted(extensions.glob("*.so"))
+    modules = sorted(module for folder in folders for module in (folder / "lib-dynload").glob("*.so"))
     programs = (executable, *extra)
     libraries = {pair for program in programs for pair in _libraries(program, modules if program is executable else [])}
-    _require_readable({*programs, *folders}, path)
+    if any(path.parts[1] in _TAKEN for path in (executable, *folders)):
+        raise _unusable(path, "lies where the box has folders of its own")
+    _require_readable({*programs, *folders, *(source for source, _ in libraries)}, path)
     own = {(folder.resolve(), folder) for folder in folders} | {(program, program) for program in programs}
     if _ZONES.is_dir():
         own.add((_ZONES, _ZONES))

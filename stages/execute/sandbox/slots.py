@@ -17,18 +17,6 @@ from pathlib import Path
 LOCK_FOLDER = Path("/run/millrace/slots")
 """One for the whole machine: workers with different data folders must not meet either."""
 
-_held: set[int] = set()
-
-
-def _forget_in_child() -> None:
-    """A forked child holds copies of the locks, which would stay locked as long as it lives."""
-    for fd in _held:
-        os.close(fd)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
 
 @dataclass(frozen=True)
 class Slots:
@@ -47,15 +35,16 @@ class Slots:
         self._make_folder()
         for uid in range(self.first_uid, self.first_uid + self.count):
             fd = os.open(self.folder / f"{uid}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            if _locked(fd):
-                _held.add(fd)
-                try:
-                    yield uid
-                finally:
-                    _held.discard(fd)
-                    os.close(fd)
-                return
-            os.close(fd)
+            try:
+                if _locked(fd):
+                    try:
+                        yield uid
+                    finally:
+                        # Closing is not enough: a child forked meanwhile holds a copy of the descriptor.
+                        fcntl.flock(fd, fcntl.LOCK_UN)
+                    return
+            finally:
+                os.close(fd)
         raise OSError(f"all {self.count} sandbox slots are in use: raise MILLRACE_SANDBOX__SLOTS or run fewer at once")
 
     def _make_folder(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from localnet.ipfs import Faults, IpfsLocalnet
 from millrace.errors import MillraceError, Permanent
+from protocols.ipfs.car import write_car
 from protocols.ipfs.cid import CID, DAG_PB, RAW
 from protocols.ipfs.dag_pb import Link, encode_node
 from protocols.ipfs.directory import import_directory
@@ -21,7 +22,7 @@ from protocols.ipfs.errors import (
     UnsupportedContent,
 )
 from protocols.ipfs.gateway import Gateway
-from protocols.ipfs.importer import import_file
+from protocols.ipfs.importer import import_blocks, import_file
 from protocols.ipfs.profiles import PROFILES, Profile
 from protocols.ipfs.reader import ReadLimits
 from protocols.ipfs.unixfs import encode_file
@@ -210,6 +211,22 @@ async def test_blocks_that_are_missing_from_a_car_are_worth_another_try(
     with pytest.raises(ContentUnavailable, match="without block"):
         await trustless.fetch(root.cid)
     assert trustless.liars == {}
+
+
+async def test_a_car_that_ends_in_the_middle_without_a_broken_connection_is_no_lie() -> None:
+    root, blocks = import_blocks(LARGE)
+    car = b"".join(write_car(root, blocks.items()))
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        headers = {"Content-Type": "application/vnd.ipld.car; version=1"}
+        return httpx.Response(200, headers=headers, stream=httpx.ByteStream(car[:-1]))
+
+    liars: dict[str, str] = {}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        gateway = Gateway("https://gateway.example", client, allow_private=True, distrusted=liars)
+        with pytest.raises(ContentUnavailable, match="cut short"):
+            await gateway.fetch(root, LIMITS, SECONDS)
+    assert liars == {}
 
 
 async def test_content_that_is_broken_in_itself_is_not_the_gateways_lie(

@@ -90,6 +90,14 @@ async def test_a_daemon_that_fails_half_way_is_worth_another_try(
         await daemon.fetch(cid, LIMITS, 0.3)
 
 
+async def test_a_body_that_takes_too_long_is_given_up_between_its_pieces(network: IpfsLocalnet) -> None:
+    """Otherwise its thread would read on for as long as the daemon likes, long after nobody waits for it."""
+    ticks = iter(range(0, 10_000, 4))
+    daemon = KuboDaemon(network.rpc_url, clock=lambda: next(ticks))
+    with pytest.raises(ContentUnavailable, match="did not send all"):
+        await daemon.fetch(CID.parse(network.add(LARGE)), LIMITS, SECONDS)
+
+
 async def test_a_web_page_is_no_content(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
     network.misbehave("rpc", Faults(html=True))
     with pytest.raises(InvalidBlock):
@@ -127,9 +135,10 @@ async def test_content_that_is_taken_but_not_pinned_is_no_result(network: IpfsLo
 async def test_content_that_the_daemon_does_not_list_as_pinned_is_no_result(
     network: IpfsLocalnet, daemon: KuboDaemon
 ) -> None:
-    network.misbehave("rpc", Faults(path="pin/ls", status=500))
-    with pytest.raises(PublishFailed):
-        await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    for faults in (Faults(path="pin/ls", status=500), Faults(path="pin/ls", other_cid=True)):
+        network.misbehave("rpc", faults)
+        with pytest.raises(PublishFailed):
+            await daemon.publish(import_file(LARGE).cid, LARGE, "result")
 
 
 async def test_a_name_that_is_not_the_contents_is_refused_before_sending(

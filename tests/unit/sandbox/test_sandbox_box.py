@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,15 @@ def test_an_interpreter_that_does_not_start_is_declined(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with pytest.raises(Declined, match="does not start"):
         examine_interpreter(broken)
+
+
+@pytest.mark.skipif(SYSTEM is None, reason="needs a python3: apt install python3")
+def test_an_interpreter_that_the_boxs_own_folders_would_cover_is_declined() -> None:
+    assert SYSTEM is not None
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        shutil.copy(SYSTEM.resolve(), f"{folder}/python3")
+        with pytest.raises(Declined, match="folders of its own"):
+            examine_interpreter(Path(folder, "python3"))
 
 
 def test_a_configured_interpreter_that_is_not_there_is_missing(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.limits import MIB, Limits
-from stages.execute.sandbox import cgroup_v2
+from stages.execute.sandbox import cgroup_scope, cgroup_v2
 from stages.execute.sandbox.cgroup import counter, join, kill_all, quota_microseconds
 from stages.execute.sandbox.cgroup_scope import SystemdScopes
 from stages.execute.sandbox.cgroup_v2 import LEAF, GroupV2, HierarchyV2, delegated_hierarchy
 from stages.execute.sandbox.hierarchies import own_group
 
-LIMITS = Limits(memory_bytes=64 * MIB, processes=10, cpus=0.5)
+LIMITS = Limits(memory_bytes=64 * MIB, processes=10, cpus=0.5, wall_seconds=1)
 
 
 def tree(folder: Path, controllers: str = "cpuset cpu io memory pids") -> Path:
@@ -99,9 +99,7 @@ def test_version_2_groups_are_joined_killed_and_swept_by_the_real_kernel() -> No
         dead.wait()
     orphan = GroupV2(hierarchy.base / f"millrace-{dead.pid}-1-1")
     orphan.folder.mkdir()
-    with subprocess.Popen(
-        orphan.wrap(["/bin/sh", "-c", "sleep 60 & echo ready; wait"]), stdout=subprocess.PIPE
-    ) as left:
+    with subprocess.Popen(orphan.wrap(["/bin/sh", "-c", "sleep 9 & echo ready; wait"]), stdout=subprocess.PIPE) as left:
         assert left.stdout is not None
         assert left.stdout.readline() == b"ready\n"
         assert hierarchy.sweep() == [orphan.folder.name]
@@ -149,8 +147,9 @@ def test_a_counter_that_is_not_there_is_zero(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> SystemdScopes:
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SystemdScopes:
     """A `systemd-run` that writes its arguments down and runs the command without any scope."""
+    monkeypatch.setattr(cgroup_scope, "_ANCHOR_GRACE_SECONDS", 0)
     run, ctl, scope = tmp_path / "systemd-run", tmp_path / "systemctl", tmp_path / "scope"
     arguments = tmp_path / "arguments"
     run.write_text(f'#!/bin/sh\necho "$@" > {arguments}\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
@@ -162,13 +161,9 @@ def stand_in(tmp_path: Path) -> SystemdScopes:
     return SystemdScopes(tmp_path, str(run), str(ctl), tmp_path)
 
 
-def test_a_scope_is_asked_for_with_the_limits_and_kept_until_it_is_read(
-    stand_in: SystemdScopes, tmp_path: Path
-) -> None:
+def test_a_scope_has_the_limits_and_is_kept_until_it_is_read(stand_in: SystemdScopes, tmp_path: Path) -> None:
     group = stand_in.create("millrace-1-2-3", LIMITS)
-    fds = group.pass_fds
-    with subprocess.Popen(group.wrap(["/bin/echo", "ran"]), pass_fds=fds, stdout=subprocess.PIPE, env={}) as process:
-        group.started()
+    with subprocess.Popen(group.wrap(["/bin/echo", "ran"]), stdout=subprocess.PIPE, env={}) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b"ran\n"
     asked = (tmp_path / "arguments").read_text()
@@ -177,7 +172,9 @@ def test_a_scope_is_asked_for_with_the_limits_and_kept_until_it_is_read(
         for part in ("--user", "--unit=millrace-1-2-3.scope", f"MemoryMax={64 * MIB}", "TasksMax=13", "CPUQuota=50%")
     )
     assert group.oom_kills() == 2
+    (tmp_path / "scope/cgroup.kill").touch()
     group.close()
+    assert (tmp_path / "scope/cgroup.kill").read_text() == "1", "the anchor would keep the scope"
 
 
 def test_a_scope_that_is_gone_too_early_was_ended_for_want_of_memory(stand_in: SystemdScopes, tmp_path: Path) -> None:
@@ -186,3 +183,9 @@ def test_a_scope_that_is_gone_too_early_was_ended_for_want_of_memory(stand_in: S
     group = stand_in.create("millrace-1-2-3", LIMITS)
     assert (group.oom_kills(), group.cpu_seconds(), group.peak_memory_bytes()) == (1, None, None)
     group.close()
+
+
+def test_a_systemd_that_does_not_answer_is_not_used(stand_in: SystemdScopes, tmp_path: Path) -> None:
+    for name in ("systemd-run", "systemctl"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'Failed to connect to bus' >&2\nexit 1\n")
+    assert not stand_in.works()

@@ -8,8 +8,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from solders.pubkey import Pubkey
 
+from localnet.solana import base58
 from protocols.solana.job_account import (
     ACCOUNT_BYTES,
+    DISCRIMINATOR,
+    DISCRIMINATOR_BASE58,
     InvalidAccount,
     JobAccount,
     JobStatus,
@@ -182,3 +185,7 @@ def test_the_refusal_names_the_account() -> None:
     account = job()
     with pytest.raises(InvalidAccount, match=f"^{account.address} is not a job: 307 bytes"):
         decode(account.address, encode_job_account(account)[:-1])
+
+
+def test_the_discriminator_in_base58_is_the_discriminator() -> None:
+    assert base58.decode(DISCRIMINATOR_BASE58) == DISCRIMINATOR

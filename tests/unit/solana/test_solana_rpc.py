@@ -7,6 +7,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -83,28 +84,52 @@ def net(running: SolanaLocalnet) -> Iterator[SolanaLocalnet]:
     running.chain.clear_faults()
 
 
+class StubbornNode:
+    """A node that answers every call but getGenesisHash with the same member of a JSON-RPC response."""
+
+    def __init__(self, genesis_hash: str) -> None:
+        self.genesis_hash = genesis_hash
+        self.answer: dict[str, Any] = {"result": 1}
+        self.url = ""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        node = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                return
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                asked_who = request["method"] == "getGenesisHash"
+                answer = {"result": node.genesis_hash} if asked_who else node.answer
+                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            yield
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture
-def foreign_url() -> Iterator[str]:
-    """A node of another chain."""
+def stubborn() -> Iterator[StubbornNode]:
+    node = StubbornNode("another-genesis")
+    with node.listening():
+        yield node
 
-    class Node(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            return
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            body = json.dumps({"jsonrpc": "2.0", "id": "1", "result": "another-genesis"}).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Node) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+@pytest.fixture
+def foreign_url(stubborn: StubbornNode) -> str:
+    """The URL of a node of another chain."""
+    return stubborn.url
 
 
 async def signed(net: SolanaLocalnet, rpc: SolanaRpc, title: str) -> SignedTransaction:
@@ -148,6 +173,59 @@ async def test_a_send_that_fails_has_an_unknown_outcome_and_its_bytes_can_be_sen
     assert net.chain.log.get(transaction.signature) is not None
 
 
+@pytest.mark.parametrize("method", ["getBlockHeight", "getProgramAccounts"])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (-32005, Transient),
+        (-32012, Transient),
+        (-32016, Transient),
+        (-32017, Transient),
+        (-32429, Transient),
+        (-32603, Transient),
+        (-32010, EndpointRefused),
+        (-32601, EndpointRefused),
+        (-32600, RequestRefused),
+        (-32602, RequestRefused),
+        (-31_999, RequestRefused),
+    ],
+)
+async def test_what_a_node_says_by_its_error_code_is_classed_the_same_for_every_method(
+    stubborn: StubbornNode, method: str, code: int, kind: type[Exception]
+) -> None:
+    details = {-32005: {"numSlotsBehind": 3}, -32016: {"contextSlot": 3}}.get(code)
+    stubborn.answer = {"error": {"code": code, "message": "no", **({"data": details} if details else {})}}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(kind, match=str(code)):
+            await READS[method](rpc)
+
+
+@pytest.mark.parametrize("method", [name for name in READS if name != "getGenesisHash"])
+@pytest.mark.parametrize("answer", [{"result": "words"}, {"result": {"value": {}}}, {}, {"result": [{"pubkey": "x"}]}])
+async def test_an_answer_of_another_shape_is_not_believed(
+    stubborn: StubbornNode, method: str, answer: dict[str, Any]
+) -> None:
+    stubborn.answer = answer
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient, match="not Solana's JSON-RPC"):
+            await READS[method](rpc)
+
+
+async def test_no_status_for_the_signature_asked_about_is_not_taken_for_absence(stubborn: StubbornNode) -> None:
+    """Pins a false proof of expiry out of an answer with too few members."""
+    stubborn.answer = {"result": {"context": {"slot": 10**9}, "value": []}}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient):
+            await queries.signature_status(rpc, SIGNATURE)
+
+
+async def test_fewer_accounts_than_asked_for_are_not_believed(stubborn: StubbornNode) -> None:
+    stubborn.answer = {"result": {"context": {"slot": 1}, "value": [None]}}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient, match="asked for 2 accounts, got 1"):
+            await queries.accounts(rpc, [PROGRAM, PROGRAM], "confirmed")
+
+
 async def test_preflight_tells_the_error_and_sends_nothing(net: SolanaLocalnet) -> None:
     async with SolanaRpc([net.url]) as rpc:
         transaction = await signed(net, rpc, "twice")
@@ -170,12 +248,6 @@ async def test_a_request_that_is_wrong_everywhere_is_not_tried_everywhere(net: S
             with pytest.raises(RequestRefused):
                 await rpc.read("getBalance", ["no address"], NUMBER)
         assert second.chain.calls["getBalance"] == 0
-
-
-async def test_an_answer_of_another_shape_is_not_believed(net: SolanaLocalnet) -> None:
-    async with SolanaRpc([net.url]) as rpc:
-        with pytest.raises(Transient, match="not Solana's JSON-RPC"):
-            await rpc.read("getHealth", [], NUMBER)
 
 
 async def test_the_wait_that_a_node_asks_for_is_passed_on_and_kept(net: SolanaLocalnet) -> None:
