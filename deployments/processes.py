@@ -73,6 +73,10 @@ class Processes:
         path = self._log_folder / f"{name}.log"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
+    def process(self, name: str) -> psutil.Process:
+        """The running child of that name. KeyError if there is none."""
+        return psutil.Process(dict(self._children)[name].pid)
+
     def stop(self, name: str, patience_seconds: float = 10.0) -> None:
         """Ask the child and everything below it to end; after `patience_seconds`, end it."""
         for child_name, child in self._children:

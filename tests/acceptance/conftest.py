@@ -1,144 +1,17 @@
-"""A whole Millrace: localnet in this process, the Prefect server and the worker as processes of their own."""
-
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-from uuid import UUID
+from collections.abc import AsyncIterator
 
-import psutil
 import pytest
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+import pytest_asyncio
+from acceptance_stack import Stack, running_stack
 
-from deployments.localnet import localnet_settings
-from deployments.processes import Processes
-from deployments.progress import job_runs
-from deployments.stack import base_environment, deploy, free_port, prefect_environment, start_server, start_worker
-from flows.lease import Holder, holder_of
-from localnet.ipfs import IpfsLocalnet
-from localnet.solana import SolanaLocalnet
-from localnet.solana.client import JobPoster
-from millrace.receipt import Receipt
-from millrace.receipt_log import ReceiptLog
-from protocols.solana.keypair import load_or_create_keypair
 from stages.execute.sandbox import missing_tools
 
-WALL_SECONDS = 20
 
-
-@dataclass
-class Stack:
-    """Everything that runs, and the questions that tests ask it."""
-
-    folder: Path
-    solana: SolanaLocalnet
-    ipfs: IpfsLocalnet
-    processes: Processes
-    environment: dict[str, str]
-    owner: JobPoster
-    workers: int = field(default=0)
-
-    @property
-    def receipts(self) -> ReceiptLog:
-        return ReceiptLog(self.folder / "receipts")
-
-    def post(self, title: str, program: str) -> str:
-        return self.owner.post(title, self.ipfs.add(program.encode()))
-
-    def receipt(self, address: str) -> Receipt | None:
-        return self.receipts.find(f"cloudmesh/{self.solana.genesis_hash}/{address}")
-
-    def start_worker(self) -> None:
-        start_worker(self.processes, self.environment, limit=3)
-
-    def client(self) -> PrefectClient:
-        return PrefectClient(self.environment["PREFECT_API_URL"])
-
-    async def run(self, deployment: str, **parameters: Any) -> UUID:
-        """Start a deployment as an operator does by hand; returns the flow run's id."""
-        async with self.client() as client:
-            found = await client.read_deployment_by_name(deployment)
-            return (await client.create_flow_run_from_deployment(found.id, parameters=parameters)).id
-
-    async def ended(self, run_id: UUID, seconds: float = 90) -> FlowRun:
-        """The flow run, once it has ended."""
-        return await self._until(lambda run: run.state is not None and run.state.is_final(), run_id, seconds)
-
-    async def running(self, run_id: UUID, seconds: float = 60) -> FlowRun:
-        """The flow run, once a process works on it."""
-        leases = self.folder / "leases"
-        return await self._until(lambda run: holder_of(leases, str(run.id)) is Holder.alive, run_id, seconds)
-
-    async def _until(self, holds: Callable[[FlowRun], bool], run_id: UUID, seconds: float) -> FlowRun:
-        deadline = time.monotonic() + seconds
-        async with self.client() as client:
-            while True:
-                run = await client.read_flow_run(run_id)
-                if holds(run):
-                    return run
-                log = self.processes.log_tail("worker", 40)
-                assert time.monotonic() < deadline, f"{run.name} is {run.state_name} after {seconds} s\n{log}"
-                await asyncio.sleep(0.2)
-
-    async def task_states(self, run_id: UUID) -> dict[str, list[str]]:
-        """The names of the states that each stage of a flow run ended in, by stage."""
-        async with self.client() as client:
-            tasks = await client.read_task_runs(limit=200)
-        states: dict[str, list[str]] = {}
-        for task in sorted(tasks, key=lambda task: task.start_time.timestamp() if task.start_time else 0):
-            if task.flow_run_id == run_id:
-                states.setdefault(task.name.rpartition("-")[0], []).append(task.state_name or "")
-        return states
-
-    def flow_process(self, run_id: UUID) -> psutil.Process:
-        """The process that holds the flow run's lease."""
-        lease = self.folder / "leases" / f"{run_id}.lease"
-        import json
-
-        return psutil.Process(json.loads(lease.read_text())["pid"])
-
-
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     if missing := missing_tools():
         pytest.skip(f"needs {', '.join(what for what, _ in missing)}; install it and this runs")
-    folder = tmp_path_factory.mktemp("stack")
-    port = free_port()
-    with (
-        SolanaLocalnet(slot_milliseconds=50) as solana,
-        IpfsLocalnet(folder / "ipfs") as ipfs,
-        JobPoster(solana.url, solana.program_id) as owner,
-        Processes(folder / "logs") as processes,
-    ):
-        keypair_path = folder / "worker-keypair.json"
-        worker, _ = load_or_create_keypair(keypair_path)
-        for address in (owner.address, str(worker.pubkey())):
-            solana.chain.airdrop(address, 10**9)
-        environment = {
-            **base_environment(),
-            **prefect_environment(folder, port),
-            **localnet_settings(
-                {
-                    "solana_rpc_url": solana.url,
-                    "program_id": solana.program_id,
-                    "ipfs_gateway_url": ipfs.gateway_url,
-                    "pinata_url": ipfs.pinata_url,
-                    "pinata_jwt": ipfs.pinata_jwt,
-                }
-            ),
-            "MILLRACE_LIMITS__WALL_SECONDS": str(WALL_SECONDS),
-            "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(keypair_path),
-            "POLL_INTERVAL": "1",
-        }
-        made = Stack(folder, solana, ipfs, processes, environment, owner)
-        await start_server(processes, environment, port)
-        await deploy(environment, limit=4)
-        made.start_worker()
-        yield made
+    async with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
