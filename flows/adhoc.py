@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.life import current_flow_run_id, job_life
-from flows.markdown import escaped, execution_markdown
+from flows.markdown import code, execution_markdown
 from flows.tasks import execute_python, fetch, publish
 from millrace.errors import Permanent
 from millrace.limits import Limits
@@ -60,5 +60,5 @@ def _by_hand() -> str:
 
 
 async def _show(title: str, rows: dict[str, object]) -> None:
-    lines = [f"- {name}: {escaped(str(value))}" for name, value in rows.items()]
+    lines = [f"- {name}: {code(str(value))}" for name, value in rows.items()]
     await acreate_markdown_artifact("\n".join([f"# {title}", *lines]), key=title.lower())

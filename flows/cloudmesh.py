@@ -7,8 +7,8 @@ from typing import Any
 from prefect import State, flow
 
 from flows.life import closed, current_flow_run_id, job_life, settled
-from flows.tasks import admit, execute_python, fetch, settle, upload
 from flows.submit import submit
+from flows.tasks import admit, execute_python, fetch, settle, upload
 from millrace.errors import Declined
 from protocols.solana.job import CloudMeshJob
 from stages.submit.draft import draft_receipt, result_of

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import re
 
 from millrace.receipt import Receipt
 from millrace.text import printable
 from stages.execute.python import Execution
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|&~$:@])")
+_TICKS = re.compile(r"`+")
 
 
-def escaped(text: str) -> str:
-    """`text` so that neither markdown nor HTML makes anything of it."""
-    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", printable(text))
+def code(text: str) -> str:
+    """`text` as a code span that fits into a table: neither markdown, HTML nor typography makes anything of it."""
+    shown = printable(text)
+    fence = "`" * (_longest_run(shown) + 1)
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|") if shown else ""
+
+
+def code_block(text: str, longest: int = 100_000) -> str:
+    """`text` as a block of code, its control characters made visible, cut after `longest` characters."""
+    shown = "\n".join(printable(line, longest) for line in text[:longest].split("\n"))
+    fence = "`" * max(3, _longest_run(shown) + 1)
+    return f"{fence}\n{shown}\n{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(ticks) for ticks in _TICKS.findall(text)), default=0)
 
 
 def receipt_key(job_key: str) -> str:
@@ -26,7 +39,7 @@ def receipt_key(job_key: str) -> str:
 def receipt_markdown(receipt: Receipt) -> str:
     """A receipt as tables: what ran, under which limits, what it used, what came out, and what it cost."""
     parts = [
-        f"# Receipt: {escaped(receipt.outcome.value)}",
+        f"# Receipt: {receipt.outcome.value}",
         _table({"job": receipt.job_key, "network": receipt.network}),
     ]
     if run := receipt.execution:
@@ -79,11 +92,11 @@ def receipt_markdown(receipt: Receipt) -> str:
 
 def declined_markdown(job_key: str, reason: str, text: str) -> str:
     """Why a job was left alone."""
-    return "\n\n".join(["# Declined", _table({"job": job_key, "reason": reason}), escaped(text)])
+    return "\n\n".join(["# Declined", _table({"job": job_key, "reason": reason}), code_block(text)])
 
 
 def _table(rows: dict[str, object]) -> str:
-    lines = [f"| {name} | {escaped(str(value))} |" for name, value in rows.items() if value not in (None, "")]
+    lines = [f"| {name} | {code(str(value))} |" for name, value in rows.items() if value not in (None, "")]
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
@@ -101,6 +114,6 @@ def execution_markdown(run: Execution) -> str:
         [
             "# Execution",
             _table({"ended": run.status, "return code": run.returncode, "sandbox": run.backend}),
-            f"<pre>{html.escape(printable(run.result_json, 100_000), quote=False)}</pre>",
+            code_block(run.result_json),
         ]
     )

@@ -15,16 +15,17 @@ from typing import Any
 from prefect import State, flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import AwaitingRetry, Completed
+from prefect.states import AwaitingRetry, Completed, Crashed
 
 from flows.attempts import attempt_key
 from flows.lease import Holder, holder_of
-from flows.markdown import escaped
+from flows.markdown import code
 from flows.networks import networks
 from flows.workbench import open_workbench
+from millrace.network import SignedSubmission
 from millrace.settings import Settings
 from stages.submit.outbox import Outbox
 
@@ -48,7 +49,7 @@ async def reconcile() -> State[Any]:
             name="Nothing to do", message="every flow run has a living process, every submission an answer"
         )
     await acreate_markdown_artifact(
-        "\n".join(["# Reconciled", *(f"- {escaped(line)}" for line in done)]), key="reconciled"
+        "\n".join(["# Reconciled", *(f"- {code(line)}" for line in done)]), key="reconciled"
     )
     return Completed(name=f"Took up {len(done)}", message="; ".join(done)[:1_000])
 
@@ -81,6 +82,7 @@ def _why_abandoned(run: FlowRun, holder: Holder, now: datetime) -> str:
 async def _put_back(client: PrefectClient, run: FlowRun, why: str) -> str:
     """Schedule the same flow run again, whatever state it is in; returns what was done, in words."""
     message = f"put back by reconcile: {why}"
+    await _end_tasks(client, run, why)
     await client.set_flow_run_state(
         run.id, AwaitingRetry(scheduled_time=datetime.now(UTC), message=message), force=True
     )
@@ -88,32 +90,46 @@ async def _put_back(client: PrefectClient, run: FlowRun, why: str) -> str:
     return f"{run.name}: {message}"
 
 
+async def _end_tasks(client: PrefectClient, run: FlowRun, why: str) -> None:
+    """Tell the history that the tasks which died with the process are no longer running."""
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    for task_run in await client.read_task_runs(flow_run_filter=of_run, limit=200):
+        if task_run.state is not None and not task_run.state.is_final():
+            await client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
+
+
 async def _follow_submissions(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
     """See that somebody follows every signed submission without a final answer."""
-    served = networks()
-    done = []
-    for submission in outbox.unsettled():
-        if submission.network not in served:
-            done.append(f"{submission.job_key}: no network called {submission.network} is installed, left alone")
-            continue
-        keys = [attempt_key(submission.job_key, n) for n in range(1, settings.max_attempts + 1)]
-        parameter, job_id = served[submission.network].parameter, submission.job_key.rsplit("/", 1)[-1]
-        runs = [
-            run
-            for run in await _job_runs(client, list(StateType))
-            if run.idempotency_key in keys or run.parameters.get(parameter) == job_id
-        ]
-        if any(run.state is not None and not run.state.is_final() for run in runs):
-            continue  # somebody is at it, or will be when its turn comes
-        if runs:
-            done.append(await _put_back(client, runs[0], "its submission has no final answer"))
-            continue
-        deployment = await client.read_deployment_by_name(served[submission.network].deployment)
+    submissions = outbox.unsettled()
+    runs = await _job_runs(client, list(StateType)) if submissions else []
+    return [
+        done for submission in submissions if (done := await _follow_submission(client, submission, runs, settings))
+    ]
+
+
+async def _follow_submission(
+    client: PrefectClient, submission: SignedSubmission, runs: Sequence[FlowRun], settings: Settings
+) -> str:
+    """See that somebody follows this submission; returns what was done about it, empty if nothing had to be."""
+    if submission.network not in networks():
+        return f"{submission.job_key}: no network called {submission.network} is installed, left alone"
+    served, job_id = networks()[submission.network], submission.job_key.rsplit("/", 1)[-1]
+    keys = [attempt_key(submission.job_key, n) for n in range(1, settings.max_attempts + 1)]
+    about_it = [r for r in runs if r.idempotency_key in keys or r.parameters.get(served.parameter) == job_id]
+    if any(run.state is not None and not run.state.is_final() for run in about_it):
+        return ""  # somebody is at it, or will be when its turn comes
+    if not about_it:
+        deployment = await client.read_deployment_by_name(served.deployment)
         await client.create_flow_run_from_deployment(
-            deployment.id, parameters={parameter: job_id}, idempotency_key=f"{submission.job_key}#recovered"
+            deployment.id,
+            parameters={served.parameter: job_id},
+            idempotency_key=attempt_key(submission.job_key, 0),  # no watcher counts from 0
         )
-        done.append(f"{submission.job_key}: its flow run is lost, a new one follows its submission")
-    return done
+        return f"{submission.job_key}: its flow run is lost, a new one follows its submission"
+    newest = about_it[0]
+    if newest.run_count >= _MOST_RUNS:
+        return f"{submission.job_key}: put back {newest.run_count} times, left for a person"
+    return await _put_back(client, newest, "its submission has no final answer")
 
 
 async def _job_runs(client: PrefectClient, states: Sequence[StateType]) -> list[FlowRun]:

@@ -259,11 +259,9 @@ class CloudMeshNetwork:
 
 
 def _closed(account: JobAccount) -> Declined:
-    return Declined(
-        f"the job was {account.status.name} by somebody else"
-        + (f", with the result {account.result_cid!r}" if account.result_cid else ""),
-        reason=DeclineReason.closed,
-    )
+    ended = "cancelled by its owner" if account.status is JobStatus.cancelled else "completed by somebody else"
+    result = f", with the result {account.result_cid!r}" if account.result_cid else ""
+    return Declined(f"the job was {ended}{result}", reason=DeclineReason.closed)
 
 
 def _declined_by(error: SimulationFailed) -> MillraceError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from millrace.errors import Declined, DeclineReason
 from millrace.job import Job
 from millrace.network import Network, Result, SignedSubmission
 from stages.submit.outbox import Outbox
@@ -24,6 +25,12 @@ async def sign_submission(
         if recorded is not None:
             return recorded
         outbox.ensure_next(job.key, generation)
-        submission = await network.prepare(job, result, generation)
+        try:
+            submission = await network.prepare(job, result, generation)
+        except Declined as error:
+            if error.reason is DeclineReason.closed:
+                # Every earlier signature is dead and there will be no other: nothing is left to follow.
+                outbox.settle(job.key)
+            raise
         outbox.record(submission)
         return submission

@@ -45,6 +45,7 @@ async def test_a_killed_flow_process_is_put_back_and_goes_on_where_it_was(stack:
     assert (ended.state_name, ended.run_count) == ("Settled", 2)
     states = await stack.task_states(run_id)
     assert "Cached" in states["fetch"], "what was done before the kill is not done again"
+    assert states["execute"] == ["Crashed", "Completed"], "the history says what died"
     assert len(stack.solana.chain.landed(address)) == 2
 
 

@@ -40,7 +40,7 @@ class World:
         self.chain.advance(round(seconds / SLOT_SECONDS))
 
     def pace(self, **fields: float) -> Pace:
-        return Pace(clock=self.clock, sleep=self.sleep, **fields)  # type: ignore[arg-type]
+        return Pace(clock=self.clock, sleep=self.sleep, **fields)
 
     def post(self, title: str, code_cid: str = CID, *, finalize: bool = True) -> str:
         """A job account's address; its transaction is at least confirmed, finalized unless told otherwise."""

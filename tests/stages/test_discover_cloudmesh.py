@@ -154,6 +154,19 @@ async def test_an_end_that_is_only_confirmed_is_not_remembered_for_good(world: W
     assert await looking.calls() == ([], 1, 0)
 
 
+@pytest.mark.parametrize("backlog", [0, 300])
+async def test_on_a_slow_chain_an_end_is_not_final_because_time_has_passed(
+    world: World, looking: Looking, backlog: int
+) -> None:
+    for number in range(backlog):
+        seeded(world, f"open {number}", JobStatus.pending)
+    world.cancel(world.post("ending"))
+    assert "ending" not in await looking.titles()
+    world.seconds += 2 * FINALITY_SECONDS  # and not one slot
+    await looking.titles()
+    assert list((world.folder / "discover").iterdir()) == []  # nothing was remembered for good
+
+
 async def test_an_end_that_is_taken_back_brings_the_job_back(world: World, looking: Looking) -> None:
     job = seeded(world, "forked", JobStatus.cancelled)
     assert await looking.titles() == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cloudmesh_world import CID, OTHER_CID, World, cloudmesh_world
 
-from millrace.errors import Declined, DeclineReason, UnknownOutcome
+from millrace.errors import Declined, DeclineReason, Transient, UnknownOutcome
 from millrace.network import Fate, Result
 from protocols.solana.job_account import JobStatus
 from stages.submit.confirm import confirm_submission
@@ -169,7 +169,7 @@ async def test_a_job_that_ended_is_not_signed_for(world: World, outbox: Outbox, 
         else:
             await world.beat_us_to(address)
         assert not await network.still_open(job)
-        with pytest.raises(Declined, match=ending) as caught:
+        with pytest.raises(Declined, match=f"the job was {ending} by") as caught:
             await sign_submission(job, RESULT, 0, network=network, outbox=outbox)
     assert caught.value.reason is DeclineReason.closed
     assert outbox.latest(job.key) is None
@@ -221,6 +221,7 @@ async def test_two_workers_of_one_key_confirm_at_once_and_one_transaction_lands(
             sign_submission(job, RESULT, 0, network=two, outbox=other),
         )
         assert first == second
+        assert world.chain.calls["simulateTransaction"] == 1  # the second one waited, and signed nothing
         outcomes = await asyncio.gather(
             confirm_submission(job, first, network=one, outbox=outbox, pace=world.pace()),
             confirm_submission(job, second, network=two, outbox=other, pace=world.pace()),
@@ -282,3 +283,69 @@ async def test_an_expired_submission_of_an_open_job_is_not_settled(world: World,
         with pytest.raises(UnknownOutcome, match="still open"):
             await settle_job(job, submission, network=network, outbox=outbox, pace=world.pace())
     assert outbox.unsettled() == [submission]
+
+
+async def test_what_is_only_processed_has_not_landed(world: World, outbox: Outbox) -> None:
+    address = world.post("processed")
+    async with world.worker() as network:
+        job = await network.find(address)
+        submission = await sign_submission(job, RESULT, 0, network=network, outbox=outbox)
+        await network.send(submission)
+        early = await network.outcome(submission)
+        assert (early.fate, early.height) == (Fate.unknown, world.chain.slot())
+        world.chain.advance(2)
+        assert (await network.outcome(submission)).fate is Fate.landed
+
+
+async def test_a_settlement_is_never_read_from_less_than_finalized_state(world: World, outbox: Outbox) -> None:
+    address = world.post("not final")
+    async with world.worker() as network:
+        job = await network.find(address)
+        submission = await sign_submission(job, RESULT, 0, network=network, outbox=outbox)
+        await confirm_submission(job, submission, network=network, outbox=outbox, pace=world.pace())
+        with pytest.raises(Transient, match="Minimum context slot"):
+            await network.settlement(job, submission)
+
+
+async def test_sending_what_is_on_the_chain_already_is_no_refusal(
+    world: World, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = world.post("repeated")
+    async with world.worker() as network:
+        job = await network.find(address)
+        submission = await sign_submission(job, RESULT, 0, network=network, outbox=outbox)
+        await network.send(submission)
+    world.chain.advance(3)
+    caplog.clear()
+    async with world.worker() as restarted:
+        await restarted.send(submission)
+        assert (await restarted.outcome(submission)).fate is Fate.landed
+    assert "was not sent" not in caplog.text
+    assert world.completions(address) == 1
+
+
+async def test_a_node_that_does_not_know_the_blockhash_is_tried_again_later(world: World, outbox: Outbox) -> None:
+    address = world.post("stale")
+    async with world.worker() as network:
+        job = await network.find(address)
+        submission = await sign_submission(job, RESULT, 0, network=network, outbox=outbox)
+        world.chain.advance(200)
+        with pytest.raises(Transient, match="BlockhashNotFound"):
+            await network.send(submission)
+
+
+async def test_a_job_that_ended_after_our_signature_expired_leaves_nothing_to_follow(
+    world: World, outbox: Outbox
+) -> None:
+    address = world.post("too late")
+    async with world.worker() as network:
+        job = await network.find(address)
+        first = await sign_submission(job, RESULT, 0, network=network, outbox=outbox)
+        world.chain.advance(200)
+        await confirm_submission(job, first, network=network, outbox=outbox, pace=world.pace())
+        assert outbox.unsettled() == [first]
+        await world.beat_us_to(address)
+        with pytest.raises(Declined, match="completed by somebody else"):
+            await sign_submission(job, RESULT, 1, network=network, outbox=outbox)
+    assert outbox.unsettled() == []
+    assert outbox.latest(job.key) == first

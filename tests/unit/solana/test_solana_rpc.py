@@ -91,6 +91,7 @@ class StubbornNode:
         self.genesis_hash = genesis_hash
         self.answer: dict[str, Any] = {"result": 1}
         self.url = ""
+        self.asked: list[dict[str, Any]] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -102,6 +103,7 @@ class StubbornNode:
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                node.asked.append(request)
                 asked_who = request["method"] == "getGenesisHash"
                 answer = {"result": node.genesis_hash} if asked_who else node.answer
                 body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
@@ -224,6 +226,22 @@ async def test_fewer_accounts_than_asked_for_are_not_believed(stubborn: Stubborn
     async with SolanaRpc([stubborn.url]) as rpc:
         with pytest.raises(Transient, match="asked for 2 accounts, got 1"):
             await queries.accounts(rpc, [PROGRAM, PROGRAM], "confirmed")
+
+
+@pytest.mark.parametrize(
+    ("preflight", "config"),
+    [
+        (True, {"skipPreflight": False, "preflightCommitment": "confirmed", "minContextSlot": 77}),
+        (False, {"skipPreflight": True}),
+    ],
+)
+async def test_a_node_is_told_never_to_resend_and_what_to_check(
+    stubborn: StubbornNode, preflight: bool, config: dict[str, Any]
+) -> None:
+    stubborn.answer = {"result": SIGNATURE}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        await rpc.send("AAAA", preflight=preflight, min_context_slot=77)
+    assert stubborn.asked[-1]["params"] == ["AAAA", {"encoding": "base64", "maxRetries": 0, **config}]
 
 
 async def test_preflight_tells_the_error_and_sends_nothing(net: SolanaLocalnet) -> None:
