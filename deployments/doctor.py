@@ -14,13 +14,19 @@ from millrace.errors import MillraceError
 from millrace.redaction import redact
 from millrace.settings import Settings
 from stages.execute.sandbox.diagnosis import Finding, diagnose
+from stages.submit.outbox import Outbox
 
 _STYLES = {"ok": "green", "weak": "yellow", "missing": "red"}
 
 
 async def examine(settings: Settings, console: Console) -> int:
     """Print every finding; returns 1 if something is missing without which jobs are declined, else 0."""
-    findings = [*diagnose(settings), _database(), *[await _network(name, settings) for name in networks()]]
+    findings = [
+        *diagnose(settings),
+        _database(),
+        *_outbox(settings),
+        *[await _network(name, settings) for name in networks()],
+    ]
     table = Table("", "what", "what to do", show_lines=False)
     for finding in findings:
         level = str(finding.level)
@@ -36,6 +42,12 @@ def _database() -> Finding:
         text = "Prefect's database is SQLite: it works, several times slower than PostgreSQL"
     remedy = "for more than a few jobs a minute: PostgreSQL with the extension pg_trgm"
     return Finding("weak", text, remedy)
+
+
+def _outbox(settings: Settings) -> list[Finding]:
+    damaged = Outbox(settings.data_dir / "outbox").damaged()
+    remedy = "restore it, or look up on the chain what this worker sent, before moving it away"
+    return [Finding("weak", f"outbox: {path} cannot be read: its job's fate is not known", remedy) for path in damaged]
 
 
 async def _network(name: str, settings: Settings) -> Finding:

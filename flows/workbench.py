@@ -16,6 +16,7 @@ from millrace.redaction import register_secrets_of
 from millrace.settings import Settings, load_settings
 from protocols.ipfs.content import open_content
 from stages.execute.sandbox import open_sandbox
+from stages.submit.follow import Pace
 from stages.submit.outbox import Outbox
 
 
@@ -60,6 +61,9 @@ _TOOLS: dict[str, Callable[[Workbench], Any]] = {
     "outbox": lambda bench: Outbox(bench.settings.data_dir / "outbox"),
     "receipts": lambda bench: ReceiptLog(bench.settings.data_dir / "receipts"),
     "clock": lambda bench: time.time,
+    "pace": lambda bench: Pace(
+        rebroadcast_seconds=bench.settings.rebroadcast_seconds, deadline_seconds=bench.settings.confirm_seconds
+    ),
 }
 
 _current: ContextVar[Workbench] = ContextVar("workbench")

@@ -64,7 +64,7 @@ class CloudMeshSettings(_Section):
 
     program_id: str = Field(default="", description="The job program's address; three circulate, so no default")
     rpc_urls: Names = Field(
-        default=(), description="Solana RPC endpoints: all are read from, the first healthy one is sent through"
+        default=(), description="Solana RPC endpoints: all are read from, one is sent through until it fails"
     )
     genesis_hash: str = Field(default="", description="Expected genesis hash; the first endpoint's answer when unset")
     keypair_path: Path = Field(default=Path("worker-keypair.json"), description="JSON array of 64 integers, mode 0600")
@@ -74,7 +74,6 @@ class CloudMeshSettings(_Section):
     priority_fee_floor: int = Field(default=0, ge=0, description="Micro-lamports per compute unit, at least")
     priority_fee_cap: int = Field(default=1_000_000, ge=0, description="Micro-lamports per compute unit, at most")
     priority_fee_percentile: int = Field(default=75, ge=0, le=100, description="Percentile of recent fees to pay")
-    rebroadcast_seconds: float = Field(default=2.0, gt=0, description="Wait between two sends of the same bytes")
     code_bytes: int = Field(default=MIB, gt=0, description="Largest program fetched")
 
 
@@ -105,6 +104,8 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(default=4, ge=1, description="Most unfinished flow runs a network may have in its pool")
     max_attempts: int = Field(default=3, ge=1, description="Flow runs a job gets before it is left for a person")
     attempt_cooldown_seconds: float = Field(default=300.0, ge=0, description="Wait before a failed job's next attempt")
+    rebroadcast_seconds: float = Field(default=2.0, gt=0, description="Wait between two sends of the same signed bytes")
+    confirm_seconds: float = Field(default=180.0, gt=0, description="Time one try at confirming or settling may take")
     limits: Limits = Field(default_factory=Limits, description="What one job may use")
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     ipfs: IpfsSettings = Field(default_factory=IpfsSettings)

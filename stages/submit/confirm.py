@@ -9,11 +9,9 @@ from millrace.network import Fate, Network, Outcome, SignedSubmission
 from stages.submit.follow import Pace, follow
 from stages.submit.outbox import Outbox
 
-_PACE = Pace()
-
 
 async def confirm_submission(
-    job: Job, submission: SignedSubmission, *, network: Network[Any], outbox: Outbox, pace: Pace = _PACE
+    job: Job, submission: SignedSubmission, *, network: Network[Any], outbox: Outbox, pace: Pace
 ) -> Outcome:
     """What became of the submission: landed, failed or expired, noted in the outbox.
 

@@ -10,6 +10,7 @@ from millrace.job import Job
 from millrace.network import Network, SignedSubmission
 from millrace.receipt import JobOutcome, Receipt
 from millrace.receipt_log import ReceiptLog
+from stages.submit.follow import Pace
 from stages.submit.outbox import Outbox
 from stages.submit.settle import settle_job
 
@@ -23,13 +24,14 @@ async def settle_and_record(
     outbox: Outbox,
     receipts: ReceiptLog,
     clock: Callable[[], float],
+    pace: Pace,
 ) -> Receipt:
     """Wait until the chain's answer is final, compare it with ours, and append the receipt to the log.
 
     `draft` is the receipt as far as it is known before the chain has spoken. Returns the finished one; if the job
     has a receipt already, that one. Raises UnknownOutcome if finality does not come in time.
     """
-    settlement = await settle_job(job, submission, network=network, outbox=outbox)
+    settlement = await settle_job(job, submission, network=network, outbox=outbox, pace=pace)
     receipt = draft.model_copy(
         update={
             "outcome": JobOutcome.settled if settlement.ours else JobOutcome.beaten,

@@ -10,15 +10,13 @@ from millrace.network import Fate, Network, Outcome, Settlement, SignedSubmissio
 from stages.submit.follow import Pace, follow
 from stages.submit.outbox import Outbox
 
-_PACE = Pace()
-
 
 class SubmissionFailed(Permanent):
     """Our transaction failed for good, and not because the job was done or withdrawn: it is still open."""
 
 
 async def settle_job(
-    job: Job, submission: SignedSubmission, *, network: Network[Any], outbox: Outbox, pace: Pace = _PACE
+    job: Job, submission: SignedSubmission, *, network: Network[Any], outbox: Outbox, pace: Pace
 ) -> Settlement:
     """The chain's own record of the job at its firmest commitment; the outbox is done with the job.
 
