@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from millrace.errors import MillraceError
-from millrace.logs import install_logging
+from millrace.logs import OUR_LOGGERS, install_logging
 from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact, register_secrets_of
 from millrace.settings import Settings, load_settings
@@ -72,6 +72,7 @@ def worker(
 
     # A shell's `command &` hands down an ignored SIGINT, with which Prefect's worker could not be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", ",".join(OUR_LOGGERS))
     asyncio.run(prepare_worker(_settings(), console))
     arguments = ["worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])  # noqa: S606

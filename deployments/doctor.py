@@ -54,6 +54,7 @@ async def _network(name: str, settings: Settings) -> Finding:
     try:
         async with networks()[name].open(settings) as network:
             await network.affordable()
-            return Finding("ok", f"{name}: at {await network.head()}, balance {await network.balance()}", "")
+            text = f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}"
+            return Finding("ok", text)
     except MillraceError as error:
         return Finding("weak", f"{name}: {redact(error.message)}", redact(error.hint))

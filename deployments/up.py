@@ -10,6 +10,7 @@ from rich.console import Console
 
 from deployments.processes import Processes
 from deployments.stack import base_environment, deploy, first_look, prefect_environment, start_server, start_worker
+from deployments.worker import accounts
 from millrace.settings import Settings
 
 
@@ -21,6 +22,8 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    for line in await accounts(settings):
+        console.print(line, markup=False)
     with Processes(data_dir / "logs") as processes:
         await start_server(processes, environment, port)
         await deploy(environment, limit)

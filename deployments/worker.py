@@ -25,11 +25,20 @@ async def prepare_worker(settings: Settings, console: Console) -> None:
         console.print(f"sandbox: {sandbox.name} works", markup=False)
     except Declined as error:
         console.print(f"sandbox: {redact(str(error))}; jobs will be declined", markup=False)
+    for line in await accounts(settings):
+        console.print(line, markup=False)
+    state = await reconcile(return_state=True)
+    console.print(f"reconcile: {state.name}: {redact(state.message or '')}", markup=False)
+
+
+async def accounts(settings: Settings) -> list[str]:
+    """A line for each network: the worker's address and balance, and how to fund it, or why it cannot be served."""
+    lines = []
     for name, served in networks().items():
         try:
             async with served.open(settings) as network:
-                console.print(f"{name}: at {await network.head()}, balance {await network.balance()}", markup=False)
+                lines.append(f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}")
+                await network.affordable()
         except MillraceError as error:
-            console.print(f"{name}: {redact(str(error))}", markup=False)
-    state = await reconcile(return_state=True)
-    console.print(f"reconcile: {state.name}: {redact(state.message or '')}", markup=False)
+            lines.append(f"{name}: {redact(str(error))}")
+    return lines

@@ -29,6 +29,7 @@ from millrace.errors import Declined, MillraceError, Transient
 from millrace.logs import located
 from millrace.redaction import redact
 from millrace.retry import ATTEMPTS, BACKOFF_SECONDS, JITTER_FACTOR, is_retriable
+from millrace.text import printable
 
 R = TypeVar("R")
 
@@ -43,10 +44,21 @@ class Defect(MillraceError):
 class Stage(Generic[R]):
     """A stage function as a Prefect task; called with the job's key and the stage's inputs."""
 
-    def __init__(self, name: str, function: Callable[..., R | Awaitable[R]], *, cached: bool = True) -> None:
-        """`name` is what the Prefect UI shows; `cached=False` for stages that must look anew every time."""
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., R | Awaitable[R]],
+        *,
+        cached: bool = True,
+        tell: Callable[[R], str] = lambda _: "done",
+    ) -> None:
+        """`name` is what the Prefect UI shows; `cached=False` for stages that must look anew every time.
+
+        `tell` puts a result into words for the log.
+        """
         self.name = name
         self.function = function
+        self._tell = tell
         self._tools = _keyword_only(function)
         self.task: Task[..., Any] = task(
             name=name,
@@ -75,7 +87,9 @@ class Stage(Generic[R]):
             try:
                 bench = current_workbench()
                 tools = {name: await bench.tool(name) for name in self._tools}
-                return await _call(self.function, inputs, tools)
+                result = await _call(self.function, inputs, tools)
+                _logger.info("%s", printable(self._tell(result)))
+                return result
             except Declined as error:
                 _finish(error, job_key, self.name)
                 return Failed(name="Declined", message=f"{error.reason.value}: {error}", data=error)

@@ -9,8 +9,15 @@ from millrace.network import Fate, Outcome, Result, SignedSubmission
 from stages.submit.confirm import confirm_submission
 from stages.submit.sign import sign_submission
 
-sign: Stage[SignedSubmission] = Stage("sign", sign_submission)
-confirm: Stage[Outcome] = Stage("confirm", confirm_submission, cached=False)
+sign: Stage[SignedSubmission] = Stage(
+    "sign", sign_submission, tell=lambda s: f"signed {s.transaction_id}, valid up to height {s.expires_at}"
+)
+confirm: Stage[Outcome] = Stage(
+    "confirm",
+    confirm_submission,
+    cached=False,
+    tell=lambda o: f"{o.fate} at {o.height}" + (o.reason and f": {o.reason}"),
+)
 
 _SIGNATURES = 5
 """How many signatures may expire, one after the other, before a person should look at the fees."""

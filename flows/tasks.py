@@ -13,9 +13,21 @@ from stages.submit.record import settle_and_record
 from stages.upload.documents import Published, publish_documents, publish_text
 from stages.upload.ipfs import Uploaded
 
-admit: Stage[Any] = Stage("admit", admit_job, cached=False)
-fetch: Stage[Fetched] = Stage("fetch", fetch_content)
-execute_python: Stage[python.Execution] = Stage("execute", python.execute_python)
-upload: Stage[Published] = Stage("upload", publish_documents)
-publish: Stage[Uploaded] = Stage("upload", publish_text)
-settle: Stage[Receipt] = Stage("settle", settle_and_record, cached=False)
+admit: Stage[Any] = Stage("admit", admit_job, cached=False, tell=lambda job: f"admitted {job.key}")
+fetch: Stage[Fetched] = Stage("fetch", fetch_content, tell=lambda f: f"{f.cid}: {f.size_bytes} bytes from {f.source}")
+execute_python: Stage[python.Execution] = Stage(
+    "execute",
+    python.execute_python,
+    tell=lambda run: (
+        f"{run.status}, return code {run.returncode}, after {run.usage.wall_seconds:.2f} s in {run.backend}"
+    ),
+)
+upload: Stage[Published] = Stage("upload", publish_documents, tell=lambda p: f"{p.result.cid} to {_list(p.result)}")
+publish: Stage[Uploaded] = Stage("upload", publish_text, tell=lambda uploaded: f"{uploaded.cid} to {_list(uploaded)}")
+settle: Stage[Receipt] = Stage(
+    "settle", settle_and_record, cached=False, tell=lambda receipt: f"{receipt.outcome} by {receipt.transaction_id}"
+)
+
+
+def _list(uploaded: Uploaded) -> str:
+    return ", ".join(uploaded.places)

@@ -33,6 +33,10 @@ def install_logging() -> None:
     Works on the record factory: a filter on a logger misses its children's records, and one on a handler misses
     the handlers that others add later. Calling it again changes nothing.
     """
+    for name in OUR_LOGGERS:
+        if logging.getLogger(name).level == logging.NOTSET:
+            # Prefect lends its handlers to extra loggers, and leaves their level to the root's WARNING.
+            logging.getLogger(name).setLevel(logging.INFO)
     make_record = logging.getLogRecordFactory()
     if getattr(make_record, "_is_millrace", False):
         return

@@ -86,6 +86,11 @@ class Network(Protocol[J]):
 
     name: str
 
+    @property
+    def address(self) -> str:
+        """The worker's own address on this chain: it signs and pays."""
+        ...
+
     async def pending(self) -> Sequence[J]:
         """The jobs that wait for somebody, oldest first."""
         ...

@@ -16,6 +16,7 @@ import httpx
 import psutil
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
 
 from deployments.localnet import localnet_settings
 from deployments.processes import Processes
@@ -102,6 +103,12 @@ class Stack:
             task.flow_run_id == run_id and task.name.rpartition("-")[0] == stage and task.state_name == "Running"
             for task in tasks
         )
+
+    async def logs_about(self, text: str) -> list[str]:
+        """The log lines in the Prefect API that contain `text`."""
+        async with self.client() as client:
+            logs = await client.read_logs(limit=200, sort=LogSort.TIMESTAMP_DESC)
+        return [log.message for log in logs if text in log.message]
 
     def kill_worker(self) -> None:
         """SIGKILL for the worker and everything below it, at once, as when the machine dies."""

@@ -30,6 +30,7 @@ async def test_a_posted_job_is_found_done_and_settled_by_itself(stack: Stack) ->
     assert receipt["outcome"] == JobOutcome.settled
     assert receipt["result_cid"] == job.result_cid
     assert len(stack.solana.chain.landed(address)) == 2  # posted, completed
+    assert any(f"{address} fetch]" in line for line in await stack.logs_about(address)), "job and stage are in the log"
 
 
 async def test_a_killed_flow_process_is_put_back_and_goes_on_where_it_was(stack: Stack) -> None:
