@@ -78,6 +78,11 @@ class JobPoster:
         """Withdraw a pending job; returns the transaction's signature."""
         return self._send(instructions.cancel_job(self._program, Pubkey.from_string(address), self.keypair.pubkey()))
 
+    def complete(self, address: str, result_cid: str, cost_lamports: int) -> str:
+        """Complete a pending job as a rival worker would, as the program lets anybody; returns the signature."""
+        job, worker = Pubkey.from_string(address), self.keypair.pubkey()
+        return self._send(instructions.complete_job(self._program, job, worker, result_cid, cost_lamports))
+
     def mark_payment(self, address: str) -> str:
         """Say that a job was paid; returns the transaction's signature."""
         return self._send(instructions.mark_payment(self._program, Pubkey.from_string(address), self.keypair.pubkey()))

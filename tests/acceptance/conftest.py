@@ -9,7 +9,7 @@ from acceptance_stack import Stack, running_stack
 from stages.execute.sandbox import missing_tools
 
 
-@pytest_asyncio.fixture(scope="package", loop_scope="package")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     if missing := missing_tools():
         pytest.skip(f"needs {', '.join(what for what, _ in missing)}; install it and this runs")

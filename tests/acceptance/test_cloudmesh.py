@@ -14,7 +14,7 @@ from acceptance_stack import Stack
 from millrace.receipt import JobOutcome
 from protocols.solana.job_account import JobStatus
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="package")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 SLOW_PROGRAM = "import time\nprint('begun', flush=True)\ntime.sleep(4)\nprint('done')\n"
 

@@ -47,10 +47,15 @@ def test_attempts_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [("too_poor", 2), ("no_sandbox", 2), ("draining", 2), ("closed", None), ("unsupported", None)],
+    [("too_poor", 3), ("no_sandbox", 3), ("draining", 3), ("closed", None), ("unsupported", None)],
 )
-def test_a_declined_job_is_tried_again_only_for_reasons_that_pass(reason: str, expected: int | None) -> None:
-    assert attempt({1: run(StateType.CANCELLED, name="Declined", message=f"{reason}: because")}) == expected
+def test_a_job_declined_for_a_reason_that_passes_has_lost_no_attempt(reason: str, expected: int | None) -> None:
+    """Three times declined while bubblewrap was missing, and the job was never looked at again."""
+    failed = run(StateType.FAILED)
+    declined = run(StateType.CANCELLED, name="Declined", message=f"{reason}: because")
+    assert attempt({1: failed, 2: failed, 3: declined}) == expected
+    fresh = run(StateType.CANCELLED, name="Declined", message=f"{reason}: because", seconds_ago=299)
+    assert attempt({1: failed, 2: failed, 3: fresh}) is None
 
 
 def test_a_job_that_a_person_cancelled_stays_cancelled() -> None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import IO
+
+import pytest
 
 from flows.lease import Holder, hold_lease, holder_of
 
@@ -39,6 +44,48 @@ def test_a_second_holder_neither_waits_nor_takes_the_lease_away(tmp_path: Path) 
     with hold_lease(tmp_path, "run"):
         with hold_lease(tmp_path, "run"):
             pass
+        assert holder_of(tmp_path, "run") is Holder.alive
+
+
+def test_a_lease_is_taken_though_somebody_asks_for_its_holder_all_the_time(tmp_path: Path) -> None:
+    """Who asks holds the lock for a moment: a process that began just then went on without a lease, and was started
+    a second time while it lived."""
+    (tmp_path / "run.lease").write_text("stale")
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            holder_of(tmp_path, "run")
+
+    asking = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    try:
+        for _ in range(300):
+            with hold_lease(tmp_path, "run"):
+                assert holder_of(tmp_path, "run") is Holder.alive
+            (tmp_path / "run.lease").write_text("stale")
+    finally:
+        ended.set()
+        for thread in asking:
+            thread.join()
+
+
+def test_a_lease_that_its_former_holder_took_away_is_not_mistaken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before the former holder unlinked it, locked after: a lease that nobody could find."""
+    path = tmp_path / "run.lease"
+    path.write_text("the former holder's")
+    lock = fcntl.flock
+
+    def unlinked_meanwhile(lease: IO[str], operation: int) -> None:
+        monkeypatch.undo()
+        path.unlink()
+        lock(lease, operation)
+
+    monkeypatch.setattr(fcntl, "flock", unlinked_meanwhile)
+    with hold_lease(tmp_path, "run"):
         assert holder_of(tmp_path, "run") is Holder.alive
 
 

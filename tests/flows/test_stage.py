@@ -79,6 +79,30 @@ async def test_a_finished_stage_is_not_done_again_for_the_same_job_and_inputs() 
     assert calls == [1, 2, 1]
 
 
+async def test_a_kept_result_that_holds_no_longer_is_made_anew() -> None:
+    """A program fetched into a store that was emptied later: every further attempt said `fetch it first`."""
+    store: set[int] = set()
+    calls: list[int] = []
+
+    async def fetch(number: int) -> int:
+        calls.append(number)
+        store.add(number)
+        return number
+
+    async def is_kept(number: int) -> bool:
+        return number in store
+
+    stage = Stage("fetch-into-store", fetch, holds=is_kept)
+    for _ in range(2):
+        await run_in_flow(stage, 1)
+    assert calls == [1]
+    store.clear()
+    assert await (await run_in_flow(stage, 1)).aresult() == 1
+    assert store == {1}
+    await run_in_flow(stage, 1)
+    assert calls == [1, 1]
+
+
 async def test_a_stage_that_must_look_anew_is_done_every_time() -> None:
     calls: list[int] = []
 

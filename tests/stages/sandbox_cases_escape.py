@@ -128,10 +128,11 @@ KERNEL = [
     Case(
         "first_process_is_no_way_up",
         """
-# A job can write into the box's first process, so that must be as poor as the job itself.
+# Were /proc writable, a job could write into the box's first process; so that is as poor as the job, for good measure.
 first = status(1)
 poor = not any(int(first[name], 16) for name in ("CapEff", "CapPrm", "CapBnd"))
-held(poor and first["Seccomp"] == "2" and first["NoNewPrivs"] == "1", first)
+writable = not refused(lambda: os.open("/proc/1/mem", os.O_RDWR))
+held(poor and first["Seccomp"] == "2" and first["NoNewPrivs"] == "1" and not writable, first, writable)
 """,
     ),
     Case(
@@ -188,9 +189,9 @@ held(refused(lambda: os.setpriority(os.PRIO_PROCESS, 0, -10)) and refused(real_t
         "oom_score",
         """
 score = int(open("/proc/self/oom_score_adj").read())
-def lower():
-    with open("/proc/self/oom_score_adj", "w") as file: file.write("-1000")
-held(score >= 800 and refused(lower), score)
+def lower(to):
+    with open("/proc/self/oom_score_adj", "w") as file: file.write(to)
+held(score >= 800 and refused(lambda: lower("-1000")) and refused(lambda: lower("0")), score)
 """,
     ),
     Case(

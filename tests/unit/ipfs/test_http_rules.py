@@ -27,6 +27,8 @@ NOW = 1_700_000_000.0
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-5"}, None),
         ({"Retry-After": "9" * 400}, 3600.0),
+        ({"Retry-After": "Tue, 14 Nov 99999999999999999999 22:14:20 GMT"}, None),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:14:20 +99999999999999999999"}, None),
         ({"X-RateLimit-Reset": "1700000030"}, 30.0),
         ({"X-RateLimit-Reset": "later"}, None),
         ({"Retry-After": "soon", "X-RateLimit-Reset": "1700000030"}, 30.0),
@@ -80,6 +82,10 @@ async def test_a_name_that_resolves_to_this_machine_is_refused() -> None:
         "https://user:pass@gateway.example",
         "https://gateway.example?token=x",
         "https://gateway.example#x",
+        "http://user:pass@gateway.example",
+        "ftp://gateway.example/token",
+        "https://gateway.example:port/token",
+        "https://[::1/token",
     ],
 )
 def test_an_address_that_is_no_plain_https_url_is_refused_without_showing_secrets(url: str) -> None:
@@ -108,7 +114,7 @@ def test_a_daemons_address_may_be_an_url(address: str, multiaddr: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["kubo.example:5001", "http://", "http://h:99999", "http://u:p@h", "http://h/api/v0"]
+    "address", ["kubo.example:5001", "http://", "http://h:99999", "http://[::1", "http://u:p@h", "http://h/api/v0"]
 )
 def test_a_daemons_address_that_is_neither_is_refused(address: str) -> None:
     with pytest.raises(Permanent, match="address"):
@@ -150,3 +156,11 @@ async def test_a_body_that_says_it_is_too_large_is_not_read_at_all() -> None:
 async def test_a_compressed_body_is_refused(encoding: str) -> None:
     with pytest.raises(ContentRefused, match="compressed"):
         await read_capped(httpx.Response(200, headers={"Content-Encoding": encoding}, stream=_Pieces(b"1")), 9)
+
+
+async def test_what_a_stranger_calls_its_compression_cannot_move_a_cursor() -> None:
+    """h11 lets control characters in header values pass, and error texts are printed."""
+    answer = httpx.Response(200, headers={"Content-Encoding": "\x1b]0;pwned\x07"}, stream=_Pieces(b"1"))
+    with pytest.raises(ContentRefused) as caught:
+        await read_capped(answer, 9)
+    assert str(caught.value).isprintable()

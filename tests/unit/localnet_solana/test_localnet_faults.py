@@ -111,6 +111,7 @@ def test_every_call_is_counted_also_those_that_fail(net: SolanaLocalnet, rpc: Rp
 
 
 def test_stopping_ends_calls_that_hang_and_connections_that_idle() -> None:
+    before = set(threading.enumerate())
     net = SolanaLocalnet().start()
     net.chain.fail("getSlot", kind="hang", seconds=600)
     errors: list[str] = []
@@ -132,7 +133,8 @@ def test_stopping_ends_calls_that_hang_and_connections_that_idle() -> None:
         caller.join(5)
     assert time.monotonic() - started < 5
     assert errors == ["RemoteProtocolError"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "localnet-solana"]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name == "localnet-solana"]
 
 
 def test_a_localnet_that_was_never_started_can_be_stopped_and_frees_its_port() -> None:

@@ -89,3 +89,34 @@ def test_our_records_say_which_job_and_stage(printed: io.StringIO) -> None:
         "INFO [cloudmesh/devnet/abc upload] 100% of 5 bytes",
         "INFO theirs stay as they are",
     ]
+
+
+def test_a_record_with_wrong_arguments_shows_none_of_them(
+    printed: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The handler reported the mistake on stderr with the arguments as they were."""
+    register_secret(SECRET)
+    logging.getLogger("somebody.elses.library").info("%d bytes", SECRET)
+    assert "%d bytes (its arguments cannot be shown: TypeError)" in printed.getvalue()
+    assert SECRET not in printed.getvalue() + capsys.readouterr().err
+
+
+def test_an_argument_that_cannot_be_printed_stops_nobody(printed: io.StringIO) -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    logging.getLogger("somebody.elses.library").info("%s", Unprintable())
+    assert "RuntimeError" in printed.getvalue()
+
+
+def test_what_strangers_said_cannot_move_a_cursor(printed: io.StringIO) -> None:
+    """In our messages and tracebacks alike; what other libraries print is theirs."""
+    hostile = "\x1b]0;title\x07 \u202e"
+    ours = logging.getLogger("protocols.ipfs.pinata")
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        ours.exception("first line\nthe daemon says: %s", hostile)
+    assert all(line.isprintable() for line in printed.getvalue().splitlines())
+    assert "first line\nthe daemon says: \\x1b]0;title" in printed.getvalue()

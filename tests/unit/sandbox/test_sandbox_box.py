@@ -48,8 +48,9 @@ def test_nothing_is_bound_for_writing() -> None:
     assert not [name for name in arguments() if name.endswith("bind") and name != "--ro-bind"]
 
 
-def test_the_root_and_dev_become_read_only_after_everything_is_in_place() -> None:
+def test_the_root_dev_and_proc_become_read_only_after_everything_is_in_place() -> None:
     last = position("--ro-bind-data", "7", "/job/main.py")
+    assert last < position("--remount-ro", "/proc")
     assert last < position("--remount-ro", "/dev") < position("--remount-ro", "/")
 
 

@@ -1,0 +1,159 @@
+"""Reconcile on a real Prefect server: what it takes up, what it ends, and what it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from prefect import State
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.states import Cancelling, Completed, Crashed, Pending, Running
+
+from flows import reconcile as reconcile_module
+from flows.attempts import attempt_key
+from flows.cloudmesh import cloudmesh_job
+from flows.lease import hold_lease
+from flows.reconcile import reconcile
+from flows.watch import watch
+from millrace.network import Fate, SignedSubmission
+from stages.submit.outbox import Outbox
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Machine:
+    """One machine's data folder, and its flow runs in the Prefect API."""
+
+    def __init__(self, folder: Path, client: PrefectClient) -> None:
+        self.folder = folder
+        self.client = client
+        self.outbox = Outbox(folder / "outbox")
+
+    async def job_run(self, job_id: str, state: State[Any], *, attempt: int = 1) -> UUID:
+        flow_id = await self.client.create_flow(cloudmesh_job)
+        deployment_id = await self.client.create_deployment(flow_id, "cpu")
+        run = await self.client.create_flow_run_from_deployment(
+            deployment_id,
+            name=job_id,
+            parameters={"job_address": job_id},
+            tags=["millrace"],
+            idempotency_key=attempt_key(f"cloudmesh/test/{job_id}", attempt),
+        )
+        await self.client.set_flow_run_state(run.id, state, force=True)
+        return run.id
+
+    async def watch_run(self, state: State[Any]) -> UUID:
+        run = await self.client.create_flow_run(watch, tags=["millrace"], parameters={"network": "cloudmesh"})
+        await self.client.set_flow_run_state(run.id, state, force=True)
+        return run.id
+
+    def process_died(self, run_id: UUID) -> None:
+        """What a killed process leaves: its lease, and nobody who holds it."""
+        (self.folder / "leases").mkdir(exist_ok=True)
+        (self.folder / "leases" / f"{run_id}.lease").write_text("{}")
+
+    def signed(self, job_id: str) -> SignedSubmission:
+        submission = SignedSubmission(
+            job_key=f"cloudmesh/test/{job_id}",
+            network="cloudmesh",
+            transaction_id=f"signature of {job_id}",
+            payload="AA==",
+            expires_at=1,
+            sender="us",
+            result_cid="bafy",
+            price=1,
+        )
+        self.outbox.record(submission)
+        return submission
+
+    async def reconcile(self) -> State[Any]:
+        state: State[Any] = await reconcile(return_state=True)
+        return state
+
+    async def state(self, run_id: UUID) -> State[Any]:
+        state = (await self.client.read_flow_run(run_id)).state
+        assert state is not None
+        return state
+
+
+@pytest_asyncio.fixture
+async def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
+    monkeypatch.setenv("MILLRACE_DATA_DIR", str(tmp_path))
+    async with get_client() as client:
+        yield Machine(tmp_path, client)
+        for run in await client.read_flow_runs():
+            await client.delete_flow_run(run.id)
+
+
+async def test_a_job_whose_process_is_gone_is_put_back_and_a_living_one_is_not(machine: Machine) -> None:
+    dead, living = await machine.job_run("dead", Running()), await machine.job_run("living", Running())
+    machine.process_died(dead)
+    with hold_lease(machine.folder / "leases", str(living)):
+        await machine.reconcile()
+    assert (await machine.state(dead)).name == "AwaitingRetry"
+    assert (await machine.state(living)).name == "Running"
+
+
+async def test_a_watch_that_was_killed_does_not_hold_its_place_for_ever(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every worker killed while it watched left a run that seemed to run: each took a slot of the pool away."""
+    dead, living, elsewhere = [await machine.watch_run(Running()) for _ in range(3)]
+    machine.process_died(dead)
+    never_started = await machine.watch_run(Pending())
+    monkeypatch.setattr(reconcile_module, "_STARTING", timedelta(0))
+    with hold_lease(machine.folder / "leases", str(living)):
+        await machine.reconcile()
+    assert [(await machine.state(run)).name for run in (dead, never_started)] == ["Crashed", "Crashed"]
+    assert [(await machine.state(run)).name for run in (living, elsewhere)] == ["Running", "Running"]
+
+
+async def test_a_cancellation_whose_process_died_first_comes_to_its_end(machine: Machine) -> None:
+    """It was Cancelling for ever, and its submission counted as followed."""
+    run_id = await machine.job_run("cancelling", Running())
+    await machine.client.update_flow_run(run_id, infrastructure_pid="4711")  # without, Prefect ends it by itself
+    await machine.client.set_flow_run_state(run_id, Cancelling())
+    assert (await machine.state(run_id)).name == "Cancelling"
+    machine.process_died(run_id)
+    await machine.reconcile()
+    assert (await machine.state(run_id)).name == "Cancelled"
+    machine.signed("cancelling")
+    await machine.reconcile()
+    assert (await machine.state(run_id)).name == "AwaitingRetry"
+
+
+async def test_a_run_that_crashes_before_its_first_line_is_not_put_back_for_ever(machine: Machine) -> None:
+    """Prefect counts only runs that began: a process that could not import its flow was started every two minutes."""
+    run_id = await machine.job_run("never begins", Crashed())
+    for _ in range(10):
+        await machine.reconcile()
+        assert (await machine.state(run_id)).name == "AwaitingRetry"
+        await machine.client.set_flow_run_state(run_id, Crashed(), force=True)
+    await machine.reconcile()
+    assert (await machine.state(run_id)).name == "Crashed"
+
+
+async def test_the_runs_of_submissions_are_found_among_many(machine: Machine) -> None:
+    """Beyond the newest two hundred runs they counted as lost, and a new one was made once and never again."""
+    runs = [await machine.job_run(f"old {n}", Completed(), attempt=n) for n in (0, 1, 3)]
+    for number in range(200):
+        await machine.client.create_flow_run(cloudmesh_job, name=f"newer {number}", state=Completed())
+    for number in (0, 1, 3):
+        machine.signed(f"old {number}")
+    await machine.reconcile()
+    assert [(await machine.state(run)).name for run in runs] == ["AwaitingRetry"] * 3
+    assert (await machine.reconcile()).name == "Nothing to do", "somebody will be at it"
+
+
+async def test_a_settled_submission_is_left_alone(machine: Machine) -> None:
+    run_id = await machine.job_run("settled", Completed())
+    submission = machine.signed("settled")
+    machine.outbox.mark(submission, Fate.landed)
+    machine.outbox.settle(submission.job_key)
+    assert (await machine.reconcile()).name == "Nothing to do"
+    assert (await machine.state(run_id)).name == "Completed"

@@ -1,0 +1,104 @@
+"""Sign, send and confirm as a flow does it, whatever became of former signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prefect import State, flow
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+from flows import stage as stage_module
+from flows.submit import submit
+from flows.workbench import Workbench, working_at
+from millrace.errors import UnknownOutcome
+from millrace.job import Job
+from millrace.network import Fate, Outcome, Result, SignedSubmission
+from stages.submit.follow import Pace
+from stages.submit.outbox import Outbox
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+JOB = Job(network="cloudmesh", chain_id="test", job_id="job")
+RESULT = Result(result_cid="bafy")
+
+
+class Chain:
+    """A chain on which signatures expire, until their fees suffice."""
+
+    def __init__(self, fees_suffice_from: int) -> None:
+        self.fees_suffice_from = fees_suffice_from
+        self.signed = 0
+
+    async def prepare(self, job: Job, result: Result, generation: int) -> SignedSubmission:
+        self.signed += 1
+        return SignedSubmission(
+            job_key=job.key,
+            network=job.network,
+            transaction_id=f"signature {self.signed}",
+            payload="AA==",
+            expires_at=1,
+            generation=generation,
+            sender="us",
+            result_cid=result.result_cid,
+            price=1,
+        )
+
+    async def outcome(self, submission: SignedSubmission) -> Outcome:
+        landed = submission.generation >= self.fees_suffice_from
+        return Outcome(fate=Fate.landed if landed else Fate.expired, final=True)
+
+
+class Tools:
+    """A workbench whose tools are given."""
+
+    def __init__(self, **tools: object) -> None:
+        self.tools = tools
+        self.stage_seconds: dict[str, float] = {}
+
+    async def tool(self, name: str) -> object:
+        return self.tools[name]
+
+
+@pytest.fixture(autouse=True)
+def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(stage_module, "BACKOFF_SECONDS", (0.0,) * 5)
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield
+
+
+async def submitted(chain: Chain, folder: Path) -> State[Any]:
+    """The state of a flow run that submits the result."""
+
+    @flow(name="submitting")
+    async def submitting() -> SignedSubmission:
+        tools = Tools(network=chain, outbox=Outbox(folder / "outbox"), pace=Pace())
+        with working_at(cast("Workbench", tools)):
+            return await submit(JOB, RESULT)
+
+    return cast("State[Any]", await submitting(return_state=True))
+
+
+async def test_after_many_expired_signatures_the_next_flow_run_signs_anew(tmp_path: Path) -> None:
+    """Five had expired while the fees were too low; raised as the hint said, no flow run ever signed a sixth."""
+    chain = Chain(fees_suffice_from=1_000)
+    state = await submitted(chain, tmp_path)
+    with pytest.raises(UnknownOutcome, match="expired one after the other"):
+        await state.aresult()
+    assert chain.signed == 5
+    chain.fees_suffice_from = 5
+    assert (await (await submitted(chain, tmp_path)).aresult()).generation == 5
+    assert chain.signed == 6
+
+
+async def test_a_signature_that_outlived_the_outbox_is_recorded_before_it_is_sent(tmp_path: Path) -> None:
+    """Prefect keeps the result of `sign` too: its bytes were sent though the outbox knew nothing of them."""
+    chain = Chain(fees_suffice_from=0)
+    first = await (await submitted(chain, tmp_path)).aresult()
+    (tmp_path / "outbox").rename(tmp_path / "lost")
+    again = await (await submitted(chain, tmp_path)).aresult()
+    assert again == first
+    assert Outbox(tmp_path / "outbox").history(JOB.key)[0].fate is Fate.landed
+    assert chain.signed == 1
