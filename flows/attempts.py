@@ -18,19 +18,20 @@ def attempt_key(job_key: str, attempt: int) -> str:
 def next_attempt(runs: Mapping[int, FlowRun], *, now: datetime, most: int, cooldown_seconds: float) -> int | None:
     """The attempt that a job still pending on its chain should get now, counted from 1; None for none.
 
-    `runs` are its flow runs so far, by attempt. A new one follows only on one that failed, or that was declined for
-    a reason that passes, and only after `cooldown_seconds`. One that settled needs none: the chain's listing lags.
-    One that a person cancelled gets none. After `most` attempts the job is left for a person.
+    `runs` are its flow runs so far, by attempt. A new one follows only on one that failed, and only after
+    `cooldown_seconds`. One that was declined for a reason that passes is repeated then: it was no attempt at the job
+    and counts for none. One that settled needs none: the chain's listing lags. One that a person cancelled gets none.
+    After `most` attempts the job is left for a person.
     """
     if not runs:
         return 1
     last = max(runs)
     state = runs[last].state
-    if state is None or not state.is_final() or last >= most:
+    if state is None or not state.is_final() or now - state.timestamp < timedelta(seconds=cooldown_seconds):
         return None
-    if not (state.type is StateType.FAILED or _declined_for_now(runs[last])):
-        return None
-    return last + 1 if now - state.timestamp >= timedelta(seconds=cooldown_seconds) else None
+    if _declined_for_now(runs[last]):
+        return last
+    return last + 1 if state.type is StateType.FAILED and last < most else None
 
 
 def _declined_for_now(run: FlowRun) -> bool:

@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Scheduled
 
 from flows.attempts import attempt_key, next_attempt
 from flows.networks import Served
@@ -57,14 +58,15 @@ class Dispatcher:
                 break
             runs = await self._runs_of(batch)
             for job in batch:
+                had = runs.get(job.key, {})
                 attempt = next_attempt(
-                    runs.get(job.key, {}),
+                    had,
                     now=datetime.now(UTC),
                     most=self._settings.max_attempts,
                     cooldown_seconds=self._settings.attempt_cooldown_seconds,
                 )
                 if attempt is not None and started < room:
-                    await self._create(job, attempt)
+                    await (self._repeat(job, had[attempt]) if attempt in had else self._create(job, attempt))
                     started += 1
         return started
 
@@ -75,12 +77,11 @@ class Dispatcher:
             pool = await self._client.read_work_pool(self._work_pool_name)
             if pool.concurrency_limit is not None:
                 limit = min(limit, pool.concurrency_limit)
-        unfinished = await self._client.read_flow_runs(
+        unfinished = await self._client.count_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployment_id])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))),
-            limit=min(limit, 200),
         )
-        return limit - len(unfinished)
+        return limit - unfinished
 
     async def _runs_of(self, jobs: Sequence[Job]) -> dict[str, dict[int, FlowRun]]:
         """The flow runs that these jobs have had, by job key and attempt."""
@@ -104,6 +105,11 @@ class Dispatcher:
             tags=[f"network:{job.network}", f"attempt:{attempt}"],
         )
         self.logger.info("job %s, attempt %d: flow run %s", job.key, attempt, run.id)
+
+    async def _repeat(self, job: Job, declined: FlowRun) -> None:
+        message = "declined for a reason that may have passed"
+        await self._client.set_flow_run_state(declined.id, Scheduled(message=message), force=True)
+        self.logger.info("job %s: flow run %s is repeated, it was %s", job.key, declined.id, message)
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:

@@ -15,6 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
+from typing import IO
+
+_GLANCE_SECONDS = 0.2
+"""Longer than `holder_of` needs to look: it holds the lock for that moment."""
 
 
 class Holder(Enum):
@@ -34,19 +38,40 @@ def hold_lease(folder: Path, flow_run_id: str) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{flow_run_id}.lease"
-    with path.open("a+") as lease:
-        held = False
-        with suppress(BlockingIOError):
-            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-            lease.truncate(0)
-            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}, lease)
-            lease.flush()
+    lease = _taken(path)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            path.unlink(missing_ok=True)
+            lease.close()
+
+
+def _taken(path: Path) -> IO[str] | None:
+    """The lease at `path`, locked by us; None if another process keeps it."""
+    deadline = time.monotonic() + _GLANCE_SECONDS
+    while True:
+        lease = path.open("a+")
         try:
-            yield
-        finally:
-            if held:
-                path.unlink(missing_ok=True)
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, lease):
+                lease.truncate(0)
+                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}, lease)
+                lease.flush()
+                return lease
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lease.close()
+                return None
+            time.sleep(0.005)
+        lease.close()
+
+
+def _is_at(path: Path, lease: IO[str]) -> bool:
+    """Whether the file we locked still has its name: a holder that ended meanwhile took it away."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(lease.fileno()))
+    return False
 
 
 def holder_of(folder: Path, flow_run_id: str) -> Holder:

@@ -18,6 +18,7 @@ from millrace.errors import Declined
 from millrace.logs import located
 from millrace.receipt import JobOutcome, Receipt
 from millrace.redaction import redact
+from millrace.settings import load_settings
 
 DECLINED = "Declined"
 """Name of the state in which a job's flow run ends that we would not do."""
@@ -26,8 +27,9 @@ DECLINED = "Declined"
 @asynccontextmanager
 async def job_life(network_name: str = "") -> AsyncIterator[Workbench]:
     """Everything between a flow run's first and last line: its tools are open and its lease is held."""
-    async with open_workbench(network_name) as bench:
-        with hold_lease(bench.settings.data_dir / "leases", current_flow_run_id()), located("", "flow"):
+    # The lease first and last: without one, a flow run whose process is killed counts as another machine's.
+    with hold_lease(load_settings().data_dir / "leases", current_flow_run_id()), located("", "flow"):
+        async with open_workbench(network_name) as bench:
             yield bench
 
 

@@ -13,8 +13,12 @@ _TICKS = re.compile(r"`+")
 
 
 def code(text: str) -> str:
-    """`text` as a code span that fits into a table: neither markdown, HTML nor typography makes anything of it."""
-    shown = printable(text)
+    """`text` as a code span that fits into a table: neither markdown, HTML nor typography makes anything of it.
+
+    A backslash before a pipe becomes a visible escape: renderers disagree whether it escapes the pipe or itself, and
+    in Prefect's UI the pipe would end the cell and set free what follows it.
+    """
+    shown = printable(text).replace("\\|", "\\x5c|")
     fence = "`" * (_longest_run(shown) + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|") if shown else ""

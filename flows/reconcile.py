@@ -1,8 +1,9 @@
 """Reconcile: what a killed worker left is taken up again.
 
-Two questions, at worker start and on a schedule. Which flow runs have no living process? They go back to work on
-the same attempt, and stages that have a result are not done again. Which signed submissions has nobody followed to
-their end? Their flow runs go back to work as well; one whose flow run is lost gets a new one.
+Two questions, at worker start and on a schedule. Which flow runs have no living process? Those of jobs go back to
+work on the same attempt, and stages that have a result are not done again; the others end, for a flow run that seems
+to run holds a place in the work pool. Which signed submissions has nobody followed to their end? Their flow runs go
+back to work as well; one whose flow run is lost gets a new one.
 """
 
 from __future__ import annotations
@@ -15,16 +16,23 @@ from typing import Any
 from prefect import State, flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterName,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import AwaitingRetry, Completed, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
 
 from flows.attempts import attempt_key
 from flows.lease import Holder, holder_of
+from flows.life import job_life
 from flows.markdown import code
 from flows.networks import networks
-from flows.workbench import open_workbench
 from millrace.network import SignedSubmission
 from millrace.settings import Settings
 from stages.submit.outbox import Outbox
@@ -34,15 +42,21 @@ _logger = logging.getLogger("flows.reconcile")
 _STARTING = timedelta(seconds=90)
 """How long a flow run may be Pending before its process must have taken its lease."""
 
-_MOST_RUNS = 10
+_MOST_TIMES = 10
 """How often one flow run is put back before it is left for a person."""
+
+_PUT_BACK = "put back by reconcile"
+_OURS = "millrace"
+"""The tag of all our deployments in prefect.yaml, and so of their flow runs."""
 
 
 @flow(name="reconcile")
 async def reconcile() -> State[Any]:
     """Put abandoned flow runs and unfinished submissions of this machine back to work; say what was done."""
-    async with open_workbench() as bench, get_client() as client:
-        done = [await _put_back(client, run, why) for run, why in await _abandoned(client, bench.settings)]
+    async with job_life() as bench, get_client() as client:
+        abandoned = await _abandoned(client, bench.settings)
+        done = [await _put_back(client, run, why) for run, why in abandoned if await _may_put_back(client, run)]
+        done += await _end_dead(client, bench.settings)
         done += await _follow_submissions(client, await bench.tool("outbox"), bench.settings)
     if not done:
         return Completed(
@@ -56,7 +70,11 @@ async def reconcile() -> State[Any]:
 
 async def _abandoned(client: PrefectClient, settings: Settings) -> list[tuple[FlowRun, str]]:
     """The job flow runs of this machine that have no living process, and how that is known."""
-    runs = await _job_runs(client, [StateType.PENDING, StateType.RUNNING, StateType.CRASHED, StateType.CANCELLING])
+    runs = await _job_runs(client, [StateType.PENDING, StateType.RUNNING, StateType.CRASHED])
+    return _without_process(runs, settings)
+
+
+def _without_process(runs: Sequence[FlowRun], settings: Settings) -> list[tuple[FlowRun, str]]:
     found = []
     for run in runs:
         why = _why_abandoned(run, holder_of(settings.data_dir / "leases", str(run.id)), datetime.now(UTC))
@@ -68,20 +86,53 @@ async def _abandoned(client: PrefectClient, settings: Settings) -> list[tuple[Fl
 def _why_abandoned(run: FlowRun, holder: Holder, now: datetime) -> str:
     """Why this flow run counts as abandoned; empty if it does not."""
     state = run.state
-    if state is None or holder is Holder.alive or run.run_count >= _MOST_RUNS:
+    if state is None or holder is Holder.alive:
         return ""
     if state.type is StateType.CRASHED:
         return "its process died"
-    if state.type is StateType.RUNNING and holder is Holder.gone:
+    if state.type in (StateType.RUNNING, StateType.CANCELLING) and holder is Holder.gone:
         return "its process is gone"
     if state.type is StateType.PENDING and now - state.timestamp > _STARTING:
         return "it was never started"
     return ""
 
 
+async def _end_dead(client: PrefectClient, settings: Settings) -> list[str]:
+    """End the flow runs of this machine that have no living process and are not put back; says which.
+
+    These are the ones that a person was cancelling, and those of no job: their schedule brings new ones.
+    """
+    jobs = {run.id for run in await _job_runs(client, [StateType.PENDING, StateType.RUNNING])}
+    runs = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate(
+            {
+                "tags": {"all_": [_OURS]},
+                "state": {"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}},
+            }
+        )
+    )
+    done = []
+    for run, why in _without_process([run for run in runs if run.id not in jobs], settings):
+        await _end_tasks(client, run, why)
+        cancelling = run.state is not None and run.state.type is StateType.CANCELLING
+        end: State[Any] = Cancelled(message=why) if cancelling else Crashed(message=why)
+        await client.set_flow_run_state(run.id, end, force=True)
+        done.append(f"{run.name}: {end.name}: {why}")
+    return done
+
+
+async def _may_put_back(client: PrefectClient, run: FlowRun) -> bool:
+    """Whether this flow run was put back less often than is reasonable.
+
+    Its states are counted, not its runs: a process that dies before the first line of its flow counts none.
+    """
+    states = await client.read_flow_run_states(run.id)
+    return sum((state.message or "").startswith(_PUT_BACK) for state in states) < _MOST_TIMES
+
+
 async def _put_back(client: PrefectClient, run: FlowRun, why: str) -> str:
     """Schedule the same flow run again, whatever state it is in; returns what was done, in words."""
-    message = f"put back by reconcile: {why}"
+    message = f"{_PUT_BACK}: {why}"
     await _end_tasks(client, run, why)
     await client.set_flow_run_state(
         run.id, AwaitingRetry(scheduled_time=datetime.now(UTC), message=message), force=True
@@ -100,22 +151,17 @@ async def _end_tasks(client: PrefectClient, run: FlowRun, why: str) -> None:
 
 async def _follow_submissions(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
     """See that somebody follows every signed submission without a final answer."""
-    submissions = outbox.unsettled()
-    runs = await _job_runs(client, list(StateType)) if submissions else []
-    return [
-        done for submission in submissions if (done := await _follow_submission(client, submission, runs, settings))
-    ]
+    followed = [await _follow_submission(client, submission, settings) for submission in outbox.unsettled()]
+    return [done for done in followed if done]
 
 
-async def _follow_submission(
-    client: PrefectClient, submission: SignedSubmission, runs: Sequence[FlowRun], settings: Settings
-) -> str:
+async def _follow_submission(client: PrefectClient, submission: SignedSubmission, settings: Settings) -> str:
     """See that somebody follows this submission; returns what was done about it, empty if nothing had to be."""
     if submission.network not in networks():
         return f"{submission.job_key}: no network called {submission.network} is installed, left alone"
     served, job_id = networks()[submission.network], submission.job_key.rsplit("/", 1)[-1]
-    keys = [attempt_key(submission.job_key, n) for n in range(1, settings.max_attempts + 1)]
-    about_it = [r for r in runs if r.idempotency_key in keys or r.parameters.get(served.parameter) == job_id]
+    keys = [attempt_key(submission.job_key, n) for n in range(settings.max_attempts + 1)]
+    about_it = await _runs_about(client, job_id, keys)
     if any(run.state is not None and not run.state.is_final() for run in about_it):
         return ""  # somebody is at it, or will be when its turn comes
     if not about_it:
@@ -126,10 +172,23 @@ async def _follow_submission(
             idempotency_key=attempt_key(submission.job_key, 0),  # no watcher counts from 0
         )
         return f"{submission.job_key}: its flow run is lost, a new one follows its submission"
-    newest = about_it[0]
-    if newest.run_count >= _MOST_RUNS:
-        return f"{submission.job_key}: put back {newest.run_count} times, left for a person"
-    return await _put_back(client, newest, "its submission has no final answer")
+    if not await _may_put_back(client, about_it[0]):
+        return f"{submission.job_key}: put back {_MOST_TIMES} times, left for a person"
+    return await _put_back(client, about_it[0], "its submission has no final answer")
+
+
+async def _runs_about(client: PrefectClient, job_id: str, keys: list[str]) -> list[FlowRun]:
+    """The flow runs of this job, newest first: those with its keys, and those that began, for they have its name."""
+    filters = (
+        FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)),
+        FlowRunFilter(name=FlowRunFilterName(any_=[job_id])),
+    )
+    found = [run for wanted in filters for run in await client.read_flow_runs(flow_run_filter=wanted)]
+    return sorted(
+        {run.id: run for run in found}.values(),
+        key=lambda run: run.expected_start_time or datetime.min.replace(tzinfo=UTC),
+        reverse=True,
+    )
 
 
 async def _job_runs(client: PrefectClient, states: Sequence[StateType]) -> list[FlowRun]:

@@ -51,14 +51,17 @@ class Stage(Generic[R]):
         *,
         cached: bool = True,
         tell: Callable[[R], str] = lambda _: "done",
+        holds: Callable[[R], Awaitable[bool]] | None = None,
     ) -> None:
         """`name` is what the Prefect UI shows; `cached=False` for stages that must look anew every time.
 
-        `tell` puts a result into words for the log.
+        `tell` puts a result into words for the log. `holds` says whether a kept result is still true: one that names
+        something outside itself may outlive it.
         """
         self.name = name
         self.function = function
         self._tell = tell
+        self._holds = holds
         self._tools = _keyword_only(function)
         self.task: Task[..., Any] = task(
             name=name,
@@ -77,7 +80,11 @@ class Stage(Generic[R]):
         started = time.monotonic()
         try:
             state = await self.task(job_key, *inputs, return_state=True)
-            return cast("R", await state.aresult())
+            result = cast("R", await state.aresult())
+            if state.name == "Cached" and self._holds is not None and not await self._holds(result):
+                state = await self.task.with_options(refresh_cache=True)(job_key, *inputs, return_state=True)
+                result = cast("R", await state.aresult())
+            return result
         finally:
             seconds = current_workbench().stage_seconds
             seconds[self.name] = round(seconds.get(self.name, 0.0) + time.monotonic() - started, 3)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from flows.stage import Stage
+from flows.workbench import current_workbench
 from millrace.errors import UnknownOutcome
 from millrace.job import Job
 from millrace.network import Fate, Outcome, Result, SignedSubmission
 from stages.submit.confirm import confirm_submission
+from stages.submit.outbox import Outbox
 from stages.submit.sign import sign_submission
 
 sign: Stage[SignedSubmission] = Stage(
@@ -20,16 +22,18 @@ confirm: Stage[Outcome] = Stage(
 )
 
 _SIGNATURES = 5
-"""How many signatures may expire, one after the other, before a person should look at the fees."""
+"""How many signatures may expire in one flow run, one after the other, before a person should look at the fees."""
 
 
 async def submit(job: Job, result: Result) -> SignedSubmission:
     """Submit `result`; returns the submission that the chain has an answer to, landed or failed.
 
-    A new signature is made only after the former one is proven expired. Raises UnknownOutcome if even the last one
-    expired.
+    It begins with the newest signature there is: those before it are dead. A new one is made only after the former
+    one is proven expired. Raises UnknownOutcome if even the last one expired.
     """
-    for generation in range(_SIGNATURES):
+    outbox: Outbox = await current_workbench().tool("outbox")
+    first = max(0, len(outbox.history(job.key)) - 1)
+    for generation in range(first, first + _SIGNATURES):
         submission = await sign(job.key, job, result, generation)
         outcome = await confirm(job.key, job, submission)
         if outcome.fate is not Fate.expired:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flows.stage import Stage
+from flows.workbench import current_workbench
 from millrace.receipt import Receipt
+from protocols.ipfs.content import Content
 from stages.admit import admit_job
 from stages.execute import python
 from stages.fetch.ipfs import Fetched, fetch_content
@@ -13,8 +15,17 @@ from stages.submit.record import settle_and_record
 from stages.upload.documents import Published, publish_documents, publish_text
 from stages.upload.ipfs import Uploaded
 
+
+async def _is_kept(fetched: Fetched) -> bool:
+    """Whether the store still has it: it may have been emptied, or have set damaged content aside."""
+    content: Content = await current_workbench().tool("content")
+    return content.store.has(fetched.cid)
+
+
 admit: Stage[Any] = Stage("admit", admit_job, cached=False, tell=lambda job: f"admitted {job.key}")
-fetch: Stage[Fetched] = Stage("fetch", fetch_content, tell=lambda f: f"{f.cid}: {f.size_bytes} bytes from {f.source}")
+fetch: Stage[Fetched] = Stage(
+    "fetch", fetch_content, tell=lambda f: f"{f.cid}: {f.size_bytes} bytes from {f.source}", holds=_is_kept
+)
 execute_python: Stage[python.Execution] = Stage(
     "execute",
     python.execute_python,

@@ -11,8 +11,8 @@ from prefect.client.orchestration import get_client
 from prefect.states import Completed, Failed
 
 from flows.dispatch import Dispatcher
+from flows.life import job_life
 from flows.networks import network as served
-from flows.workbench import open_workbench
 from millrace.errors import Declined, MillraceError
 from millrace.redaction import redact
 
@@ -24,7 +24,7 @@ async def watch(network: str = "cloudmesh", run_seconds: float = 50.0) -> State[
     Looping inside one run keeps the history readable and the latency low: a scheduled run takes seconds to start.
     Ends with a state name that says what was found; `Failed` if not one look succeeded.
     """
-    async with open_workbench(network) as bench, get_client() as client:
+    async with job_life(network) as bench, get_client() as client:
         chain = await bench.tool("network")
         dispatcher = await Dispatcher.create(client, served(network), bench.settings)
         deadline = time.monotonic() + run_seconds

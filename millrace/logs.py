@@ -10,9 +10,15 @@ from contextvars import ContextVar
 from typing import Any
 
 from millrace.redaction import redact
+from millrace.text import printable
 
 OUR_LOGGERS = ("millrace", "protocols", "stages", "flows", "localnet", "deployments")
 """Names of our root loggers; Prefect is told to collect them (PREFECT_LOGGING_EXTRA_LOGGERS)."""
+
+_CLEANED = (*OUR_LOGGERS, "prefect")
+"""Loggers whose messages may quote strangers: ours, and Prefect's, which repeat the texts of our errors."""
+
+_LONGEST_LINE = 20_000
 
 _where: ContextVar[tuple[str, str]] = ContextVar("where", default=("", ""))
 
@@ -50,20 +56,30 @@ def install_logging() -> None:
     logging.setLogRecordFactory(make_ours)
 
 
+def _shown(message: str) -> str:
+    """`message` with its lines kept and everything else that could deceive a terminal made visible."""
+    return "\n".join(printable(line, _LONGEST_LINE) for line in message.split("\n"))
+
+
 def _finish(record: logging.LogRecord) -> None:
     try:
         message = record.getMessage()
-    except (TypeError, ValueError, KeyError):
-        return  # wrong arguments: the handler reports that, and prints neither
+    except Exception as error:  # noqa: BLE001 - a handler would print the arguments as they are, secrets included
+        message = f"{record.msg} (its arguments cannot be shown: {type(error).__name__})"
+        record.msg, record.args = message, None
     record.job, record.stage = job, stage = _where.get()
-    shown = redact(message)
-    if job and record.name.partition(".")[0] in OUR_LOGGERS:
+    shown, origin = redact(message), record.name.partition(".")[0]
+    if job and origin in OUR_LOGGERS:
         shown = f"[{job} {stage}] {shown}"
+    if origin in _CLEANED:
+        shown = _shown(shown)
     if shown != message:
         record.msg, record.args = shown, None
     if record.exc_info and record.exc_info[0] is not None:
         # Formatters use exc_text when it is there instead of formatting the traceback themselves.
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         masked = redact(text)
+        if origin in _CLEANED:
+            masked = _shown(masked)
         if masked != text:
             record.exc_text, record.exc_info = masked, None

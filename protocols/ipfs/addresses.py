@@ -16,14 +16,19 @@ _HINT = "set MILLRACE_IPFS__ALLOW_PRIVATE_GATEWAYS=true if this gateway is meant
 def check_url(url: str, *, allow_private: bool) -> str:
     """`url` without a slash at its end, if it may be used as the base of requests.
 
-    Raises Permanent unless it is https (or http, with `allow_private`) with a host and nothing but a path.
+    Raises Permanent unless it is https (or http, with `allow_private`) with a host and nothing but a path. Only the
+    host is part of the message: a password or a token may be in the rest.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise Permanent("one of the IPFS gateways is not a URL", hint="check MILLRACE_IPFS__GATEWAYS") from None
     schemes = ("https", "http") if allow_private else ("https",)
     if parts.scheme not in schemes:
-        raise Permanent(f"gateway {url!r} is not {' or '.join(schemes)}", hint=_HINT)
+        raise Permanent(f"the gateway at {parts.hostname!r} is not {' or '.join(schemes)}", hint=_HINT)
     if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
-        raise Permanent(f"gateway at {parts.hostname!r} must be scheme, host, port and path only")
+        raise Permanent(f"the gateway at {parts.hostname!r} must be scheme, host, port and path only")
     return url.rstrip("/")
 
 

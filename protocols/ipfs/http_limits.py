@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from millrace.text import printable
 from protocols.ipfs.errors import ContentRefused
 
 IDENTITY = {"Accept-Encoding": "identity"}
@@ -20,9 +21,9 @@ async def capped_body(response: httpx.Response, max_bytes: int) -> AsyncIterator
     """The body's pieces as they come. Raises ContentRefused above `max_bytes` or if it is compressed."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise ContentRefused(f"the answer is compressed ({encoding[:40]}), which was not asked for")
+        raise ContentRefused(f"the answer is compressed ({printable(encoding, 40)}), which was not asked for")
     declared = response.headers.get("Content-Length", "")
-    if declared.isdigit() and int(declared[:20]) > max_bytes:
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise ContentRefused(f"the answer has {declared[:20]} bytes, and at most {max_bytes} can be right")
     total_bytes = 0
     async for piece in response.aiter_raw():
@@ -55,6 +56,6 @@ def _retry_after(text: str, clock: Callable[[], float]) -> float | None:
         return float(text[:15])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a number that no date has room for
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - clock()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from millrace.text import printable
 from protocols.ipfs.backends import Published
 from protocols.ipfs.car import write_car
 from protocols.ipfs.cid import CID
@@ -100,7 +101,7 @@ class KuboDaemon:
         with daemon_client(self._multiaddr, self._timeout_seconds) as client:
             imported = _field(client.dag.imprt(io.BytesIO(car), opts={"pin-roots": "true"}), "Root")
             if problem := imported.get("PinErrorMsg"):
-                raise PublishFailed(f"{self.name} took {cid} but did not pin it: {str(problem)[:200]}")
+                raise PublishFailed(f"{self.name} took {cid} but did not pin it: {printable(str(problem), 200)}")
             named = _parsed(_field(_field(imported, "Cid"), "/"))
             if not named.names_same_as(cid):
                 raise PublishRefused(f"{self.name} names the content {named}, not {cid}")

@@ -12,8 +12,8 @@ def daemon_multiaddr(address: str) -> str:
     """`address`, a multiaddr or an http(s) URL, as a multiaddr. Raises Permanent if it is neither."""
     if address.startswith("/"):
         return address
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         port = parts.port or {"http": 5001, "https": 443}[parts.scheme]
     except (KeyError, ValueError):
         port = 0

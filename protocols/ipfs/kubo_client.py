@@ -16,6 +16,7 @@ import urllib3
 from ipfshttpclient import exceptions
 
 from millrace.errors import Permanent
+from millrace.text import printable
 from protocols.ipfs.errors import ContentUnavailable
 
 _PIECE_BYTES = 65_536
@@ -79,4 +80,4 @@ def _quieten(client: Any) -> None:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    return printable(f"{type(error).__name__}: {error}", 300)

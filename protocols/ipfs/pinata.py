@@ -136,7 +136,10 @@ def uploads_host_of(api_url: str) -> str:
 
 
 def _secure(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise Permanent("Pinata's address is not a URL", hint="check MILLRACE_IPFS__PINATA_API") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
         raise Permanent("Pinata's address must be https: the token would be readable on the way")
     return url.rstrip("/")

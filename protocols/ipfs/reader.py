@@ -50,11 +50,12 @@ def read_file(root: CID, block_of: BlockOf, limits: ReadLimits) -> Iterator[byte
     while waiting:
         cid, depth, promised_bytes = waiting.pop()
         blocks_left -= 1
-        if blocks_left < 0:
-            raise LimitExceeded(f"{root} has more than {limits.max_blocks} blocks")
         if depth > limits.max_depth:
             raise LimitExceeded(f"{root} is deeper than {limits.max_depth} levels")
         node = _file_node(cid, verified(cid, block_of))
+        # Counted as soon as they are linked to: a block of empty links can name 200,000 others.
+        if len(waiting) + len(node.children) > blocks_left:
+            raise LimitExceeded(f"{root} has more than {limits.max_blocks} blocks")
         if depth == 0:
             _check_size(cid, node.file_bytes, limits)
         elif node.file_bytes != promised_bytes:

@@ -18,8 +18,11 @@ async def confirm_submission(
     Only an expired one may be followed by a new signature. Running it again, or twice at once, is harmless: it asks
     first, and the same bytes land once.
 
-    Raises UnknownOutcome if the chain has no answer before the deadline; Permanent as the network raises it.
+    Raises UnknownOutcome if the chain has no answer before the deadline; Permanent as the network raises it, or if
+    the outbox knows another submission in its place.
     """
+    # A result that was kept elsewhere may outlive the outbox: nothing is sent that the outbox does not know.
+    outbox.record(submission)
     outcome = await follow(submission, network, until=lambda outcome: outcome.fate is not Fate.unknown, pace=pace)
     outbox.mark(submission, outcome.fate)
     return outcome

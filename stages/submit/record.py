@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,8 @@ from millrace.receipt_log import ReceiptLog
 from stages.submit.follow import Pace
 from stages.submit.outbox import Outbox
 from stages.submit.settle import settle_job
+
+_logger = logging.getLogger(__name__)
 
 
 async def settle_and_record(
@@ -29,10 +32,12 @@ async def settle_and_record(
     """Wait until the chain's answer is final, compare it with ours, and append the receipt to the log.
 
     `draft` is the receipt as far as it is known before the chain has spoken. Returns the finished one; if the job
-    has a receipt already, that one. Raises UnknownOutcome if finality does not come in time.
+    has a receipt already, that one. The outbox keeps the job until its receipt is written.
+
+    Raises UnknownOutcome if finality does not come in time; otherwise as `settle_job` and the receipt log.
     """
     settlement = await settle_job(job, submission, network=network, outbox=outbox, pace=pace)
-    receipt = draft.model_copy(
+    receipt = _of_what_was_signed(draft, submission).model_copy(
         update={
             "outcome": JobOutcome.settled if settlement.ours else JobOutcome.beaten,
             "worker": submission.sender,
@@ -44,4 +49,14 @@ async def settle_and_record(
         }
     )
     receipts.append(receipt)
+    outbox.settle(job.key)
     return receipts.find(job.key) or receipt
+
+
+def _of_what_was_signed(draft: Receipt, submission: SignedSubmission) -> Receipt:
+    """`draft`, without what is not known if another run of the job was signed for before this one."""
+    if draft.result_cid == submission.result_cid:
+        return draft
+    _logger.warning("the result %s was signed for before %s came out", submission.result_cid, draft.result_cid)
+    nothing_known = {"execution": None, "result_sha256": "", "evidence_cid": "", "published_to": ()}
+    return draft.model_copy(update={"result_cid": submission.result_cid, **nothing_known})

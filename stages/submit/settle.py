@@ -18,19 +18,18 @@ class SubmissionFailed(Permanent):
 async def settle_job(
     job: Job, submission: SignedSubmission, *, network: Network[Any], outbox: Outbox, pace: Pace
 ) -> Settlement:
-    """The chain's own record of the job at its firmest commitment; the outbox is done with the job.
+    """The chain's own record of the job at its firmest commitment; the outbox may then put the job away.
 
     A settlement that is not `ours` means that somebody else ended the job.
 
     Raises UnknownOutcome if finality does not come before the deadline, or if the submission expired and the job
-    still waits; SubmissionFailed if it failed and the job still waits. The outbox keeps the job in these cases.
+    still waits; SubmissionFailed if it failed and the job still waits.
     """
     outcome = await follow(submission, network, until=lambda outcome: outcome.final, pace=pace)
     outbox.mark(submission, outcome.fate)
     settlement: Settlement = await network.settlement(job, submission)
     if not settlement.ours and await network.still_open(job):
         raise _unfinished(job, submission, outcome)
-    outbox.settle(job.key)
     return settlement
 
 

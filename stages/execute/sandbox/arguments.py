@@ -62,8 +62,9 @@ def _files(interpreter: Interpreter, scratch_bytes: int, program: int) -> Iterat
         yield from ("--symlink", target, link)
     yield from ("--proc", "/proc", "--dev", "/dev", "--size", str(scratch_bytes), "--tmpfs", "/tmp")  # noqa: S108
     yield from ("--perms", "0444", "--ro-bind-data", str(program), PROGRAM)
-    # /dev is a tmpfs without a size: writable, it would be memory that no limit of ours names.
-    yield from ("--remount-ro", "/dev", "--remount-ro", "/")
+    # /proc would let the job take back its rank as the first victim of the machine, and write to the memory of the
+    # box's process 1. /dev is a tmpfs without a size: writable, it would be memory that no limit of ours names.
+    yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/")
 
 
 def _covered(folder: Path) -> Iterator[str]:

@@ -164,6 +164,7 @@ _WITHOUT_GROUPS = (
     "runs out of it sees MemoryError: there is no `oom` verdict",
     "a job's share of the CPU is not limited, only the CPU time of each of its processes",
     "CPU time and peak memory are not measured",
+    "the number of files in /tmp is limited by nothing but the kernel: empty ones take about 1 KB of its memory each",
 )
 _ONE_USER = "jobs run under the worker's own user id: only the namespaces keep them from your processes and files"
 

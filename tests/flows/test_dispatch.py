@@ -1,0 +1,75 @@
+"""From pending jobs to flow runs, on a real Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prefect import State
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.states import Cancelled, Failed, Scheduled
+
+from flows.cloudmesh import cloudmesh_job
+from flows.dispatch import Dispatcher
+from flows.networks import network
+from millrace.job import Job
+from millrace.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+JOB = Job(network="cloudmesh", chain_id="test", job_id="pending")
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[PrefectClient]:
+    async with get_client() as client:
+        yield client
+        for run in await client.read_flow_runs():
+            await client.delete_flow_run(run.id)
+
+
+async def dispatcher(client: PrefectClient, folder: Path, **fields: Any) -> Dispatcher:
+    await client.create_deployment(await client.create_flow(cloudmesh_job), "cpu")
+    settings = Settings(data_dir=folder, attempt_cooldown_seconds=0, **fields)
+    return await Dispatcher.create(client, network("cloudmesh"), settings)
+
+
+async def test_a_job_gets_one_flow_run_however_often_it_is_seen(client: PrefectClient, tmp_path: Path) -> None:
+    dispatching = await dispatcher(client, tmp_path)
+    assert [await dispatching.start([JOB]) for _ in range(3)] == [1, 0, 0]
+    assert len(await client.read_flow_runs()) == 1
+
+
+async def test_a_job_declined_for_now_is_repeated_in_the_same_flow_run(client: PrefectClient, tmp_path: Path) -> None:
+    dispatching = await dispatcher(client, tmp_path, max_attempts=1)
+    await dispatching.start([JOB])
+    (run,) = await client.read_flow_runs()
+    for _ in range(3):
+        declined: State[Any] = Cancelled(name="Declined", message="no_sandbox: bubblewrap is missing")
+        await client.set_flow_run_state(run.id, declined, force=True)
+        assert await dispatching.start([JOB]) == 1
+        (again,) = await client.read_flow_runs()
+        assert (again.id, again.state_name) == (run.id, "Scheduled")
+
+
+async def test_a_failed_job_gets_another_flow_run(client: PrefectClient, tmp_path: Path) -> None:
+    dispatching = await dispatcher(client, tmp_path, max_attempts=2)
+    for attempt in (1, 2):
+        assert await dispatching.start([JOB]) == 1
+        runs = await client.read_flow_runs()
+        assert len(runs) == attempt
+        for run in runs:
+            await client.set_flow_run_state(run.id, Failed(), force=True)
+    assert await dispatching.start([JOB]) == 0
+
+
+async def test_more_than_a_page_of_unfinished_flow_runs_leaves_no_room(client: PrefectClient, tmp_path: Path) -> None:
+    """Prefect answers at most 200 flow runs at once: from 200 in flight on, there was always room for more."""
+    dispatching = await dispatcher(client, tmp_path, max_in_flight=202)
+    deployment = await client.read_deployment_by_name("cloudmesh-job/cpu")
+    for _ in range(202):
+        await client.create_flow_run_from_deployment(deployment.id, state=Scheduled())
+    assert await dispatching.start([JOB]) == 0
