@@ -51,7 +51,7 @@ def verdict_table(
 
 
 def _row(entry: Judged, run: FlowRun | None, receipt: Receipt | None, faults: list[str]) -> list[str | Text]:
-    title = printable(entry.job.title)
+    title = Text(printable(entry.job.title))
     if faults:
         return [title, Text("; ".join(faults), "red")]
     if receipt is None or receipt.execution is None:

@@ -79,7 +79,7 @@ class Progress:
         for entry in self._posted:
             run = runs.get(entry.address)
             style = "green" if _ended(run) else "yellow" if run else "dim"
-            table.add_row(printable(entry.job.title), Text(self._words(run, stages), style))
+            table.add_row(Text(printable(entry.job.title)), Text(self._words(run, stages), style))
         return table
 
     def _print_changes(self, runs: dict[str, FlowRun], stages: dict[UUID, str]) -> None:

@@ -27,7 +27,7 @@ from pydantic_core import to_jsonable_python
 from flows.workbench import current_workbench
 from millrace.errors import Declined, MillraceError, Transient
 from millrace.logs import located
-from millrace.redaction import redact
+from millrace.redaction import redact, redact_error
 from millrace.retry import ATTEMPTS, BACKOFF_SECONDS, JITTER_FACTOR, is_retriable
 from millrace.text import printable
 
@@ -135,8 +135,7 @@ def _may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bo
 def _finish(error: MillraceError, job_key: str, stage: str) -> None:
     """Say where it happened, and hide what must not be told: error texts become state messages."""
     error.located(job=job_key, stage=stage)
-    error.message, error.hint = redact(error.message), redact(error.hint)
-    error.args = (error.message,)
+    redact_error(error)
 
 
 async def _wait_as_asked(error: MillraceError) -> None:

@@ -8,7 +8,7 @@ from millrace.errors import UnknownOutcome
 from millrace.job import Job
 from millrace.network import Fate, Outcome, Result, SignedSubmission
 from stages.submit.confirm import confirm_submission
-from stages.submit.outbox import Outbox
+from stages.submit.generation import first_generation
 from stages.submit.sign import sign_submission
 
 sign: Stage[SignedSubmission] = Stage(
@@ -28,11 +28,11 @@ _SIGNATURES = 5
 async def submit(job: Job, result: Result) -> SignedSubmission:
     """Submit `result`; returns the submission that the chain has an answer to, landed or failed.
 
-    It begins with the newest signature there is: those before it are dead. A new one is made only after the former
-    one is proven expired. Raises UnknownOutcome if even the last one expired.
+    Within one flow run a new signature is made only after the former one is proven expired. Raises UnknownOutcome
+    if even the last one expired.
     """
-    outbox: Outbox = await current_workbench().tool("outbox")
-    first = max(0, len(outbox.history(job.key)) - 1)
+    bench = current_workbench()
+    first = await first_generation(job, network=await bench.tool("network"), outbox=await bench.tool("outbox"))
     for generation in range(first, first + _SIGNATURES):
         submission = await sign(job.key, job, result, generation)
         outcome = await confirm(job.key, job, submission)

@@ -10,9 +10,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from flows.networks import network
+from millrace.errors import MillraceError
 from millrace.logs import install_logging
 from millrace.receipt_log import ReceiptLog
-from millrace.redaction import register_secrets_of
+from millrace.redaction import redact_error, register_secrets_of
 from millrace.settings import Settings, load_settings
 from protocols.ipfs.content import open_content
 from stages.execute.sandbox import open_sandbox
@@ -79,6 +80,9 @@ async def open_workbench(network_name: str = "") -> AsyncIterator[Workbench]:
     try:
         with working_at(bench):
             yield bench
+    except MillraceError as error:
+        redact_error(error)
+        raise
     finally:
         await bench.close()
 

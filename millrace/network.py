@@ -99,6 +99,10 @@ class Network(Protocol[J]):
         """The job with that id, whatever its state; Permanent if there is none."""
         ...
 
+    def allowed(self, job: J) -> None:
+        """Return if the operator's own rules let us do this job; Declined(not_allowed) with the rule if not."""
+        ...
+
     async def still_open(self, job: J) -> bool:
         """Whether the chain still wants this job done, read now."""
         ...

@@ -70,12 +70,18 @@ class ReceiptLog:
         return Receipt.model_validate(json.loads(marker.read_text())["receipt"])
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Every line, verified as it is read. Raises Permanent naming the first line that does not fit."""
+        """Every line, verified as it is read. Raises Permanent naming the first line that does not fit.
+
+        A last line without its end is left out: it is being written, or was torn by a crash, and nobody was told
+        that it is there. The next append cuts it off.
+        """
         if not self.path.exists():
             return
         previous = GENESIS
         with self.path.open("rb") as log:
             for number, line in enumerate(log):
+                if not line.endswith(b"\n"):
+                    return
                 entry = _parse(line, number)
                 if entry["n"] != number or entry["previous"] != previous or entry["hash"] != _digest(entry):
                     raise _broken(number, "its hash or its place in the chain is wrong")

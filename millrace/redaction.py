@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, SecretStr
 
+from millrace.errors import MillraceError
+
 MASK = "**********"
 _SHORTEST_SECRET = 6
 """Anything shorter would mask ordinary words."""
@@ -48,3 +50,9 @@ def redact(text: str) -> str:
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text
+
+
+def redact_error(error: MillraceError) -> None:
+    """Mask secrets in the error itself: its text travels on as a state's message, past every log."""
+    error.message, error.hint = redact(error.message), redact(error.hint)
+    error.args = (error.message,)

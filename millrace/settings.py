@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from millrace.errors import Permanent
 from millrace.limits import MIB, Limits
@@ -64,7 +64,9 @@ class CloudMeshSettings(_Section):
 
     program_id: str = Field(default="", description="The job program's address; three circulate, so no default")
     rpc_urls: Names = Field(
-        default=(), description="Solana RPC endpoints: all are read from, one is sent through until it fails"
+        default=(),
+        repr=False,  # an endpoint's path may be a provider's key
+        description="Solana RPC endpoints: all are read from, one is sent through until it fails",
     )
     genesis_hash: str = Field(default="", description="Expected genesis hash; the first endpoint's answer when unset")
     keypair_path: Path = Field(default=Path("worker-keypair.json"), description="JSON array of 64 integers, mode 0600")
@@ -148,6 +150,8 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except SettingsError as error:
+        raise Permanent(f"settings: {error}", hint="a whole section as one variable must be JSON") from None
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise Permanent(f"settings: {faults}", hint="see docs/settings.md for every name and its meaning") from None

@@ -24,6 +24,7 @@ async def admit_job(job_id: str, *, network: Network[Any], sandbox: Sandbox, out
     job: Job = await network.find(job_id)
     if outbox.latest(job.key) is not None:
         return job
+    network.allowed(job)
     if not await network.still_open(job):
         raise Declined(
             "the job is no longer open on its chain",

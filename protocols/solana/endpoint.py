@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import TypeAdapter
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.jsonrpc import JsonRpcRequest
+from solders.pubkey import Pubkey
 
 from millrace.errors import MillraceError, Permanent, Transient
 from millrace.redaction import register_secret
@@ -21,6 +22,9 @@ T = TypeVar("T")
 _FIRST_REST_SECONDS = 1.0
 _LONGEST_REST_SECONDS = 60.0
 _REFUSED_REST_SECONDS = 300.0
+
+_SHORTEST_KEY = 16
+"""A shorter part of a path is a word like `mainnet`, which must stay readable."""
 
 _logger = logging.getLogger(__name__)
 
@@ -43,10 +47,20 @@ def endpoint_label(url: str) -> str:
 
 
 def _secrets_in(url: str) -> list[str]:
-    """What may be a provider's key: path, query, its values, user and password."""
+    """What may be a provider's key: path, its long parts, query, its values, user, password; quoted or not."""
     parts = urlsplit(url)
     values = [value for _, value in parse_qsl(parts.query)]
-    return [parts.path.strip("/"), parts.query, *values, parts.username or "", parts.password or ""]
+    pieces = [piece for piece in parts.path.split("/") if len(piece) >= _SHORTEST_KEY]
+    found = [parts.path.strip("/"), *pieces, parts.query, *values, parts.username or "", parts.password or ""]
+    return [*found, *map(unquote, found)]
+
+
+def _genesis_hash(answer: str, label: str) -> str:
+    """The answer if it is a hash: it becomes part of every job's key. Raises EndpointRefused otherwise."""
+    try:
+        return str(Pubkey.from_string(answer))  # a hash has an address's form
+    except ValueError:
+        raise EndpointRefused(f"{label} gives no genesis hash", hint="is it a Solana RPC endpoint?") from None
 
 
 class Endpoint:
@@ -123,7 +137,8 @@ class Endpoint:
             if self.wrong_chain is not None:
                 raise WrongChain(*self.wrong_chain.args, hint=self.wrong_chain.hint)
             if not self.serves_genesis_hash:
-                self.serves_genesis_hash = await self.call("getGenesisHash", [], _TEXT, timeout_seconds)
+                answer = await self.call("getGenesisHash", [], _TEXT, timeout_seconds)
+                self.serves_genesis_hash = _genesis_hash(answer, self.label)
             if genesis_hash and self.serves_genesis_hash != genesis_hash:
                 self.wrong_chain = WrongChain(
                     f"{self.label} serves the chain {self.serves_genesis_hash}, we work for {genesis_hash}",

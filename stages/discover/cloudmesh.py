@@ -87,6 +87,10 @@ class CloudMeshDiscovery:
         self._open: set[Pubkey] = set()
         self._reported: set[Pubkey] = set()
 
+    def serves(self, owner: Pubkey) -> bool:
+        """Whether the allow-list, if there is one, names this owner."""
+        return not self._owners or owner in self._owners
+
     async def pending(self) -> list[CloudMeshJob]:
         """The jobs that wait for somebody at `confirmed`, oldest first.
 
@@ -100,7 +104,7 @@ class CloudMeshDiscovery:
         async for reading in self._read(await self._maybe_open(listed), "confirmed"):
             if reading.ended:
                 self._ending[reading.address] = self._clock()
-            elif reading.job is not None and self._is_served(reading.job):
+            elif reading.job is not None and self.serves(reading.job.owner):
                 pending.append(reading.job)
         self._open = {job.address for job in pending}
         pending.sort(key=lambda job: (job.start_time, str(job.address)))
@@ -167,9 +171,6 @@ class CloudMeshDiscovery:
                 _logger.warning("account ignored: %s", error.message)
             return _Reading(address, None)
         return _Reading(address, job)
-
-    def _is_served(self, job: JobAccount) -> bool:
-        return not self._owners or job.owner in self._owners
 
     def _as_job(self, account: JobAccount) -> CloudMeshJob:
         program_id = str(self._program_id)

@@ -87,6 +87,15 @@ class CloudMeshNetwork:
         program_id = str(self._program_id)
         return CloudMeshJob.from_account(account, genesis_hash=self._genesis_hash, program_id=program_id)
 
+    def allowed(self, job: CloudMeshJob) -> None:
+        """Return if the job's owner may be served; Declined(not_allowed) if the allow-list leaves it out."""
+        if not self._discovery.serves(Pubkey.from_string(job.owner)):
+            raise Declined(
+                f"its owner {job.owner} is not on the allow-list",
+                reason=DeclineReason.not_allowed,
+                hint="MILLRACE_CLOUDMESH__OWNERS names whom this worker serves",
+            )
+
     async def still_open(self, job: CloudMeshJob) -> bool:
         """Whether the job is pending at `confirmed`, read now."""
         self._ensure_ours(job)

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prefect import State
@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows import tasks
 from flows.cloudmesh import cloudmesh_job
 from flows.lease import Holder, holder_of
+from flows.watch import watch
 from localnet.ipfs import Faults, IpfsLocalnet
 from localnet.solana import SolanaLocalnet
 from localnet.solana.client import JobPoster
@@ -147,6 +148,28 @@ async def test_a_worker_without_money_declines_and_names_the_address_to_fund(
     assert (state.message or "").startswith("too_poor: ")
     assert str(poor.pubkey()) in (state.message or "")
     assert len(world.solana.chain.landed(address)) == 1  # posted
+
+
+async def test_the_allow_list_holds_for_jobs_started_by_hand_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_CLOUDMESH__OWNERS", world.solana.program_id)
+    address = world.post("print(1)")
+    state = await world.do(address)
+    assert state.name == "Declined"
+    assert (state.message or "").startswith("not_allowed: ")
+    assert len(world.solana.chain.landed(address)) == 1  # posted
+
+
+async def test_a_key_that_a_node_repeats_does_not_end_in_the_history(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Providers put the key into the path, and some quote it in their errors."""
+    key = "k3y-of-the-operator-0123456789"
+    monkeypatch.setenv("SOLANA_RPC_URL", f"{world.solana.url}/v2/{key}")
+    monkeypatch.setattr(tasks.admit.task, "retry_delay_seconds", [0.0] * 5)
+    world.solana.chain.fail("*", times=1_000, kind="malformed")
+    state = cast("State[Any]", await watch("cloudmesh", run_seconds=0, return_state=True))
+    assert state.is_failed()
+    assert key not in str(state.message)
 
 
 async def test_without_a_sandbox_the_job_is_declined_and_never_run(

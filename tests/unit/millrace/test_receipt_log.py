@@ -89,6 +89,7 @@ def test_a_line_torn_by_a_crash_is_cut_off_and_appended_anew(tmp_path: Path, kep
     log.append(receipt("b"))
     torn = log.path.read_bytes()[len(whole) :][:kept]
     log.path.write_bytes(whole + torn)
+    assert log.verify()[0] == 1, "a torn line was never acknowledged, and is no reason to distrust the rest"
     for marker in (tmp_path / "by-job").iterdir():
         if json.loads(marker.read_text())["receipt"]["job_key"].endswith("/b"):
             marker.unlink()  # the index entry is written after the line

@@ -84,3 +84,17 @@ def test_every_field_says_what_it_is() -> None:
         return found
 
     assert undescribed(Settings, "") == []
+
+
+def test_a_section_that_is_no_json_is_a_clear_error_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_CLOUDMESH", "{swordfish")
+    with pytest.raises(Permanent, match="cloudmesh") as caught:
+        load_settings()
+    assert "swordfish" not in str(caught.value)
+
+
+def test_an_endpoint_with_a_key_in_its_path_does_not_show_in_the_printed_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOLANA_RPC_URL", "https://rpc.example/v2/swordfish")
+    assert "swordfish" not in repr(load_settings())

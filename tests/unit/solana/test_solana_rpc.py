@@ -84,6 +84,9 @@ def net(running: SolanaLocalnet) -> Iterator[SolanaLocalnet]:
     running.chain.clear_faults()
 
 
+ANOTHER_GENESIS = "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG"
+
+
 class StubbornNode:
     """A node that answers every call but getGenesisHash with the same member of a JSON-RPC response."""
 
@@ -123,7 +126,7 @@ class StubbornNode:
 
 @pytest.fixture
 def stubborn() -> Iterator[StubbornNode]:
-    node = StubbornNode("another-genesis")
+    node = StubbornNode(ANOTHER_GENESIS)
     with node.listening():
         yield node
 
@@ -333,7 +336,7 @@ async def test_an_endpoint_of_another_chain_is_named_and_never_asked_for_more(
 ) -> None:
     async with SolanaRpc([foreign_url], genesis_hash=net.genesis_hash) as rpc:
         for _ in range(2):
-            with pytest.raises(WrongChain, match=f"{foreign_url} serves the chain another-genesis"):
+            with pytest.raises(WrongChain, match=f"{foreign_url} serves the chain {ANOTHER_GENESIS}"):
                 await queries.block_height(rpc)
 
 
@@ -343,7 +346,7 @@ async def test_the_endpoints_of_the_right_chain_serve_on_beside_one_of_another(
     async with SolanaRpc([foreign_url, net.url], genesis_hash=net.genesis_hash) as rpc:
         await queries.block_height(rpc)
         await queries.block_height(rpc)
-    assert [record.message for record in caplog.records if "another-genesis" in record.message] != []
+    assert [record.message for record in caplog.records if ANOTHER_GENESIS in record.message] != []
     assert net.chain.calls["getBlockHeight"] == 2
 
 
@@ -414,3 +417,12 @@ async def test_unit_limit_and_fee_come_from_the_simulation_and_the_market(net: S
         net.chain.set_priority_fee(0)
     assert paid == 5_000 + transaction.priority_fee_lamports
     assert 40_000 * 5_000 <= transaction.priority_fee_lamports * 10**6 <= 40_000 * 20_000
+
+
+@pytest.mark.parametrize("answer", ["", "not base58: 0OIl", "\x1b[2J/../#" + "A" * 5_000, "abc"])
+async def test_a_genesis_hash_that_is_none_is_refused(stubborn: StubbornNode, answer: str) -> None:
+    """It becomes part of every job's key, and so of logs, file names and idempotency keys."""
+    stubborn.genesis_hash = answer
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(EndpointRefused, match="gives no genesis hash"):
+            await rpc.genesis_hash()
