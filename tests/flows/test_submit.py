@@ -31,6 +31,11 @@ class Chain:
     def __init__(self, fees_suffice_from: int) -> None:
         self.fees_suffice_from = fees_suffice_from
         self.signed = 0
+        self.failing: set[int] = set()
+        self.open = True
+
+    async def still_open(self, job: Job) -> bool:
+        return self.open
 
     async def prepare(self, job: Job, result: Result, generation: int) -> SignedSubmission:
         self.signed += 1
@@ -47,6 +52,8 @@ class Chain:
         )
 
     async def outcome(self, submission: SignedSubmission) -> Outcome:
+        if submission.generation in self.failing:
+            return Outcome(fate=Fate.failed, final=True, reason="out of compute units")
         landed = submission.generation >= self.fees_suffice_from
         return Outcome(fate=Fate.landed if landed else Fate.expired, final=True)
 
@@ -101,4 +108,24 @@ async def test_a_signature_that_outlived_the_outbox_is_recorded_before_it_is_sen
     again = await (await submitted(chain, tmp_path)).aresult()
     assert again == first
     assert Outbox(tmp_path / "outbox").history(JOB.key)[0].fate is Fate.landed
+    assert chain.signed == 1
+
+
+async def test_a_failed_submission_of_a_job_that_still_waits_is_signed_anew_by_the_next_flow_run(
+    tmp_path: Path,
+) -> None:
+    """Later flow runs took the failed one up again for ever, whatever was changed meanwhile."""
+    chain = Chain(fees_suffice_from=0)
+    chain.failing = {0}
+    assert (await (await submitted(chain, tmp_path)).aresult()).generation == 0
+    assert chain.signed == 1, "one flow run does not sign again: the reason comes first"
+    assert (await (await submitted(chain, tmp_path)).aresult()).generation == 1
+    assert chain.signed == 2
+
+
+async def test_a_failed_submission_of_a_job_that_others_ended_is_not_signed_anew(tmp_path: Path) -> None:
+    chain = Chain(fees_suffice_from=0)
+    chain.failing, chain.open = {0}, False
+    for _ in range(2):
+        assert (await (await submitted(chain, tmp_path)).aresult()).generation == 0
     assert chain.signed == 1
