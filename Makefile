@@ -5,7 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.locked
 
-.PHONY: setup demo test lint bench lock clean
+# An interpreter named on the command line replaces the one that .venv was built with, if their versions differ.
+ifeq ($(findstring command,$(origin PYTHON)),command)
+VERSION := import sys; print(*sys.version_info[:2], sep='.')
+ifneq ($(shell $(PYTHON) -c "$(VERSION)" 2>/dev/null || echo none),$(shell $(BIN)/python -c "$(VERSION)" 2>/dev/null))
+$(shell rm -f $(MARK))
+endif
+endif
+
+.PHONY: setup sandbox demo test lint bench lock clean
 
 setup: $(MARK)
 
@@ -16,7 +24,10 @@ $(MARK): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(MARK)
 
-demo: setup  ## The whole life of several jobs on local stand-ins; KEEP=1 leaves it running.
+sandbox:
+	@./deployments/preflight.sh "$(PYTHON)" sandbox
+
+demo: sandbox setup  ## The whole life of several jobs on local stand-ins; KEEP=1 leaves it running.
 	@$(BIN)/millrace demo $(if $(KEEP),--keep)
 
 test: setup  ## Every test, with coverage.

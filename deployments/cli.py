@@ -18,7 +18,9 @@ from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact, register_secrets_of
 from millrace.settings import Settings, load_settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_HELP = "Find jobs on blockchains, do them in a sandbox, and submit the results exactly once."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
 audit = typer.Typer(no_args_is_help=True, help="The receipts, without Prefect.")
 app.add_typer(audit, name="audit")
 
@@ -68,12 +70,17 @@ def worker(
     limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 4,
 ) -> None:
     """Check the sandbox, take up what a killed worker left, then serve the work pool."""
-    from deployments.worker import prepare_worker
+    from deployments.stack import pinned_settings, private_folder
+    from deployments.worker import ensure_server_is_known, prepare_worker
 
     # A shell's `command &` hands down an ignored SIGINT, with which Prefect's worker could not be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    ensure_server_is_known()
+    own = _settings()
+    os.environ |= pinned_settings(own)
+    os.environ["TMPDIR"] = str(private_folder(own.data_dir.absolute() / "tmp"))
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", ",".join(OUR_LOGGERS))
-    asyncio.run(prepare_worker(_settings(), console))
+    asyncio.run(prepare_worker(own, console))
     arguments = ["worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])  # noqa: S606
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from deployments.stack import (
     wait_until,
 )
 from localnet.solana.client import JobPoster
+from millrace.settings import ENV_FILE_NAME, PUBLIC_NAMES, Settings
 from protocols.solana.keypair import load_or_create_keypair
+from stages.execute.sandbox import open_sandbox
 
 _SLOT_MILLISECONDS = 100
 _FLOW_RUNS_AT_ONCE = 4
@@ -72,16 +75,19 @@ async def run_demo(*, keep: bool) -> int:
         if good:
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            console.print(f"logs are in {folder / 'logs'}", markup=False)
+            console.print(f"logs are in {folder / 'logs'}; the folder may be deleted", markup=False)
     return 0 if good else 1
 
 
 async def _demo(console: Console, processes: Processes, folder: Path, *, keep: bool) -> bool:
     began = time.monotonic()
+    grouped = open_sandbox(Settings()).hierarchy is not None
+    jobs = JOBS if grouped else tuple(job.without_groups() for job in JOBS)
     port = free_port()
     environment = {
-        **base_environment(),
+        **_without_settings(base_environment()),
         **prefect_environment(folder, port),
+        ENV_FILE_NAME: str(folder / "none.env"),
         "MILLRACE_LIMITS__WALL_SECONDS": str(WALL_SECONDS),
         "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(folder / "worker-keypair.json"),
         "POLL_INTERVAL": "2",
@@ -91,8 +97,8 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     addresses = await _start_localnet(processes, folder, environment)
     environment |= localnet_settings(addresses)
     await start_server(processes, environment, port)
-    console.print(f"  Prefect UI: http://127.0.0.1:{port}\nposting {len(JOBS)} jobs ...", markup=False)
-    posted = await asyncio.to_thread(_post_jobs, addresses, folder)
+    console.print(f"  Prefect UI: http://127.0.0.1:{port}\nposting {len(jobs)} jobs ...", markup=False)
+    posted = await asyncio.to_thread(_post_jobs, jobs, addresses, folder)
     console.print("creating the work pool and the deployments of prefect.yaml ...")
     await deploy(environment, _FLOW_RUNS_AT_ONCE)
     async with PrefectClient(environment["PREFECT_API_URL"]) as client:
@@ -117,6 +123,12 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     return good
 
 
+def _without_settings(environment: dict[str, str]) -> dict[str, str]:
+    """The environment without the operator's own settings: the demo must not touch his chain, keys or daemon."""
+    public = {name.upper() for name in (*PUBLIC_NAMES, "poll_interval")}
+    return {n: v for n, v in environment.items() if not n.startswith("MILLRACE_") and n.upper() not in public}
+
+
 async def _start_localnet(processes: Processes, folder: Path, environment: dict[str, str]) -> dict[str, str]:
     info = folder / "localnet.json"
     command = [sys.executable, "-m", "deployments", "localnet", "--info", str(info)]
@@ -126,7 +138,7 @@ async def _start_localnet(processes: Processes, folder: Path, environment: dict[
     return addresses
 
 
-def _post_jobs(addresses: dict[str, str], folder: Path) -> list[Posted]:
+def _post_jobs(jobs: Sequence[DemoJob], addresses: dict[str, str], folder: Path) -> list[Posted]:
     """Fund the accounts, put the programs on IPFS and the jobs on the chain; cancel the one that is to be cancelled."""
     url, program_id = addresses["solana_rpc_url"], addresses["program_id"]
     worker, _ = load_or_create_keypair(folder / "worker-keypair.json")
@@ -135,7 +147,7 @@ def _post_jobs(addresses: dict[str, str], folder: Path) -> list[Posted]:
     posted = []
     with JobPoster(url, program_id) as owner, httpx.Client(timeout=10) as http:
         owner.fund()
-        for job in JOBS:
+        for job in jobs:
             address = owner.post(job.title, _add(http, addresses["ipfs_rpc_url"], job.program))
             if job.cancelled:
                 owner.cancel(address)

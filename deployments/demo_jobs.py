@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,12 @@ class DemoJob:
     returncode: int | None = 0
     shows: str = ""
     cancelled: bool = False
+
+    def without_groups(self) -> DemoJob:
+        """What must happen where no control group bounds memory: the allocation fails inside the program."""
+        if self.status != "oom":
+            return self
+        return replace(self, status="exit", returncode=1, shows="MemoryError")
 
 
 WALL_SECONDS = 5

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Names what `make setup` needs and the machine lacks, before anything else starts. Argument: the Python to use.
+# Names what the machine lacks, with the one command that installs it, before anything else starts.
+# Arguments: the Python to use; `sandbox` if jobs are to be run as well.
 set -u
 python=${1:-python3}
 missing=
@@ -20,9 +21,18 @@ elif ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
 fi
 command -v git >/dev/null 2>&1 || need git git
 
+if [ "${2:-}" = sandbox ] && [ "$(uname)" = Linux ]; then
+    command -v bwrap >/dev/null 2>&1 || need "bubblewrap (bwrap)" bubblewrap
+    command -v prlimit >/dev/null 2>&1 || need "util-linux (prlimit)" util-linux
+    command -v "$python" >/dev/null 2>&1 && ! "$python" -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null &&
+        need "libseccomp.so.2" libseccomp2
+fi
+
 if [ -n "$missing" ]; then
     if [ "$(uname)" = Linux ]; then
-        printf 'millrace: install it with: apt-get install -y%s\n' "$missing" >&2
+        sudo=
+        [ "$(id -u)" = 0 ] || sudo="sudo "
+        printf 'millrace: install it with: %sapt-get install -y --no-install-recommends%s\n' "$sudo" "$missing" >&2
     fi
     exit 1
 fi

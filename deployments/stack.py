@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from deployments.processes import Processes
 from millrace.errors import Permanent, Transient
 from millrace.logs import OUR_LOGGERS
+from millrace.settings import ENV_FILE_NAME, Settings, env_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 """Where prefect.yaml and the flows are."""
@@ -45,7 +46,24 @@ def prefect_environment(data_dir: Path, port: int) -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
+        "DO_NOT_TRACK": "1",
         "MILLRACE_DATA_DIR": str(data_dir),
+        "TMPDIR": str(private_folder(data_dir / "tmp")),
+    }
+
+
+def private_folder(folder: Path) -> Path:
+    """`folder`, made for us alone: in the common one Prefect's runner uses a name that all users share."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def pinned_settings(settings: Settings) -> dict[str, str]:
+    """The settings that are paths, absolute: flow runs work in the project's folder, their worker in the operator's."""
+    return {
+        ENV_FILE_NAME: str(env_file().absolute()),
+        "MILLRACE_DATA_DIR": str(settings.data_dir.absolute()),
+        "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(settings.cloudmesh.keypair_path.absolute()),
     }
 
 
@@ -71,7 +89,13 @@ async def deploy(environment: Mapping[str, str], limit: int) -> None:
     pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
     await _prefect(pool, environment)
     await _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], environment)
-    await _prefect(["--no-prompt", "deploy", "--all"], environment)
+    await _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(_prefect_file())], environment)
+
+
+def _prefect_file() -> Path:
+    """In a checkout it lies beside the packages; a wheel carries it inside ours."""
+    checkout = PROJECT / "prefect.yaml"
+    return checkout if checkout.exists() else PROJECT / "deployments" / "prefect.yaml"
 
 
 async def first_look(client: PrefectClient) -> None:

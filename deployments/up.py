@@ -9,7 +9,15 @@ from prefect.client.orchestration import PrefectClient
 from rich.console import Console
 
 from deployments.processes import Processes
-from deployments.stack import base_environment, deploy, first_look, prefect_environment, start_server, start_worker
+from deployments.stack import (
+    base_environment,
+    deploy,
+    first_look,
+    pinned_settings,
+    prefect_environment,
+    start_server,
+    start_worker,
+)
 from deployments.worker import accounts
 from millrace.settings import Settings
 
@@ -18,7 +26,7 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
     """Start server, deployments and worker; end them all on SIGINT or SIGTERM, or when one of them ends."""
     console = Console(highlight=False, soft_wrap=True)
     data_dir = settings.data_dir.absolute()
-    environment = {**base_environment(), **prefect_environment(data_dir, port)}
+    environment = {**base_environment(), **pinned_settings(settings), **prefect_environment(data_dir, port)}
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -30,7 +38,11 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
             await first_look(client)
         start_worker(processes, environment, limit)
-        console.print(f"Prefect UI: http://127.0.0.1:{port}\nlogs: {data_dir / 'logs'}\nCtrl-C ends it.", markup=False)
+        console.print(
+            f"Prefect UI: http://127.0.0.1:{port}\nlogs: {data_dir / 'logs'}\n"
+            f"for prefect commands: export PREFECT_API_URL={environment['PREFECT_API_URL']}\nCtrl-C ends it.",
+            markup=False,
+        )
         while not ended.is_set():
             processes.check()
             try:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from prefect.settings import PREFECT_API_URL
 from rich.console import Console
 
 from flows.networks import networks
 from flows.reconcile import reconcile
-from millrace.errors import Declined, MillraceError
+from millrace.errors import Declined, MillraceError, Permanent
 from millrace.redaction import redact
 from millrace.settings import Settings
 from stages.execute.sandbox import open_sandbox
 from stages.execute.sandbox.selftest import ensure_working
+
+
+def ensure_server_is_known() -> None:
+    """Return if Prefect knows which server to use. Permanent otherwise: it would start one that nobody ends."""
+    if not PREFECT_API_URL.value():
+        raise Permanent(
+            "no Prefect server is configured",
+            hint="export PREFECT_API_URL=http://127.0.0.1:4200/api, or let `millrace up` start everything",
+        )
 
 
 async def prepare_worker(settings: Settings, console: Console) -> None:

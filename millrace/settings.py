@@ -79,7 +79,9 @@ class CloudMeshSettings(_Section):
     code_bytes: int = Field(default=MIB, gt=0, description="Largest program fetched")
 
 
-_PUBLIC_NAMES: dict[str, tuple[str, str]] = {
+ENV_FILE_NAME = "MILLRACE_ENV_FILE"
+
+PUBLIC_NAMES: dict[str, tuple[str, str]] = {
     # The public CloudMesh worker's.
     "solana_rpc_url": ("cloudmesh", "rpc_urls"),
     "program_id": ("cloudmesh", "program_id"),
@@ -92,9 +94,7 @@ _PUBLIC_NAMES: dict[str, tuple[str, str]] = {
 class Settings(BaseSettings):
     """All settings; `load_settings` is how to get one."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="MILLRACE_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="MILLRACE_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
     data_dir: Path = Field(default=Path(".millrace"), description="Receipts, outbox, content store, leases")
     poll_interval_seconds: float = Field(
@@ -133,14 +133,17 @@ class _PublicNames(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        env_file = self.config.get("env_file")
-        from_file = dotenv_values(env_file) if isinstance(env_file, str) else {}
-        found = {name.lower(): value for name, value in {**from_file, **os.environ}.items() if value}
+        found = {name.lower(): value for name, value in {**dotenv_values(env_file()), **os.environ}.items() if value}
         sections: dict[str, Any] = {}
-        for name, (section, field) in _PUBLIC_NAMES.items():
+        for name, (section, field) in PUBLIC_NAMES.items():
             if name in found:
                 sections.setdefault(section, {})[field] = found[name]
         return sections
+
+
+def env_file() -> Path:
+    """The file read beside the environment: `.env` in the working directory, unless MILLRACE_ENV_FILE names another."""
+    return Path(os.environ.get(ENV_FILE_NAME) or ".env")
 
 
 def load_settings() -> Settings:
@@ -149,7 +152,7 @@ def load_settings() -> Settings:
     Raises Permanent naming each wrong setting and why, never its value: it may be a secret.
     """
     try:
-        return Settings()
+        return Settings(_env_file=env_file())
     except SettingsError as error:
         raise Permanent(f"settings: {error}", hint="a whole section as one variable must be JSON") from None
     except ValidationError as error:
@@ -161,4 +164,4 @@ def public_names(*path: str) -> list[str]:
     """The public workers' names, in lower case, of the setting at `path` (section and field, or a field alone)."""
     if path == ("poll_interval_seconds",):
         return ["poll_interval"]
-    return [name for name, place in _PUBLIC_NAMES.items() if place == path]
+    return [name for name, place in PUBLIC_NAMES.items() if place == path]
