@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, Permanent
 from millrace.logs import OUR_LOGGERS, install_logging
 from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact, register_secrets_of
@@ -33,6 +33,10 @@ def main() -> None:
     try:
         app()
     except MillraceError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"millrace: {redact(str(error))}", markup=False)
+        sys.exit(1)
+    except OSError as error:
+        # A path of the settings that cannot be used, a full disk, a taken port: for a person to mend, not for us.
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"millrace: {redact(str(error))}", markup=False)
         sys.exit(1)
 
@@ -118,9 +122,11 @@ def verify(
     folder: Annotated[Path | None, typer.Argument(help="Folder with receipts.jsonl; ours when left out.")] = None,
 ) -> None:
     """Check the hash chain of the receipt log from its first line to its last."""
-    log = ReceiptLog(folder or _settings().data_dir / "receipts")
+    log = _receipt_log(folder)
     count, head = log.verify()
-    console.print(f"{count} receipts, every hash fits; head {head}", markup=False)
+    path = log.path.absolute()
+    found = f"{count} receipts at {path}, every hash fits; head {head}" if count else f"no receipts yet at {path}"
+    console.print(found, markup=False)
 
 
 @audit.command()
@@ -128,5 +134,18 @@ def export() -> None:
     """Print every receipt as one JSON object a line, verifying while reading."""
     import json
 
-    for entry in ReceiptLog(_settings().data_dir / "receipts").entries():
+    for entry in _receipt_log(None).entries():
         sys.stdout.write(json.dumps(entry["receipt"], sort_keys=True) + "\n")
+
+
+def _receipt_log(folder: Path | None) -> ReceiptLog:
+    """The log in `folder`, ours if None. Raises Permanent if there is none where one should be."""
+    log = ReceiptLog(folder or _settings().data_dir / "receipts")
+    # A data folder without receipts is a worker's before its first job; no data folder at all is the wrong place.
+    before_the_first = folder is None and log.path.parent.parent.is_dir()
+    if not log.path.exists() and not before_the_first:
+        raise Permanent(
+            f"there is no receipt log at {log.path.absolute()}",
+            hint="run this where the worker runs, with its settings, or name the folder that receipts.jsonl is in",
+        )
+    return log

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Awaitable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from flows.networks import networks
 from millrace.errors import MillraceError
+from millrace.finding import Finding
 from millrace.redaction import redact
-from millrace.settings import Settings
-from stages.execute.sandbox.diagnosis import Finding, diagnose
+from millrace.settings import Settings, no_setting, unknown_variables
+from protocols.ipfs.content import open_content
+from protocols.ipfs.gateway import Gateway
+from stages.execute.sandbox.diagnosis import diagnose
 from stages.submit.outbox import Outbox
 
 _STYLES = {"ok": "green", "weak": "yellow", "missing": "red"}
 
 
 async def examine(settings: Settings, console: Console) -> int:
-    """Print every finding; returns 1 if something is missing without which jobs are declined, else 0."""
+    """Print every finding; returns 1 if something is missing without which no job can be done, else 0."""
     findings = [
-        *diagnose(settings),
+        *_variables(),
+        *await asyncio.to_thread(diagnose, settings),
         _database(),
         *_outbox(settings),
+        *await _content(settings),
         *[await _network(name, settings) for name in networks()],
     ]
-    table = Table("", "what", "what to do", show_lines=False)
+    width = max(len(level) for level in _STYLES)
     for finding in findings:
-        level = str(finding.level)
-        table.add_row(Text(level, _STYLES[level]), Text(finding.text), Text(finding.remedy))
-    console.print(table)
-    return int(any(str(finding.level) == "missing" for finding in findings))
+        level = Text(f"{finding.level:<{width}}  ", _STYLES[finding.level])
+        console.print(level + Text(redact(finding.text)))
+        if finding.remedy:
+            console.print(Text(f"{'':<{width}}    {redact(finding.remedy)}", "dim"))
+    return int(any(finding.level == "missing" for finding in findings))
+
+
+def _variables() -> list[Finding]:
+    return [
+        Finding("weak", f"settings: {no_setting(name)}", "correct or remove it; docs/settings.md has every name")
+        for name in unknown_variables()
+    ]
 
 
 def _database() -> Finding:
@@ -50,6 +64,30 @@ def _outbox(settings: Settings) -> list[Finding]:
     return [Finding("weak", f"outbox: {path} cannot be read: its job's fate is not known", remedy) for path in damaged]
 
 
+async def _content(settings: Settings) -> list[Finding]:
+    try:
+        content = open_content(settings.ipfs, settings.data_dir)
+    except MillraceError as error:
+        return [_failed("content", error, "missing")]
+    async with content:
+        findings = list(await asyncio.gather(*[_place(place.name, place.check()) for place in content.places]))
+    if not any(isinstance(place, Gateway) for place in content.places) and not content.sinks:
+        remedy = "set MILLRACE_IPFS__GATEWAYS or MILLRACE_IPFS__DAEMON"
+        findings.append(Finding("missing", "content: programs can be read from nowhere but this machine", remedy))
+    if not content.sinks:
+        remedy = "set PINATA_JWT, or MILLRACE_IPFS__DAEMON to a kubo daemon's RPC address"
+        findings.append(Finding("weak", "content: results stay on this machine, where no owner can read them", remedy))
+    return findings
+
+
+async def _place(name: str, check: Awaitable[str]) -> Finding:
+    try:
+        told = await check
+    except MillraceError as error:
+        return _failed("content", error, "weak")
+    return Finding("ok", f"content: {name} answers{f', {told}' if told else ''}")
+
+
 async def _network(name: str, settings: Settings) -> Finding:
     try:
         async with networks()[name].open(settings) as network:
@@ -57,4 +95,9 @@ async def _network(name: str, settings: Settings) -> Finding:
             text = f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}"
             return Finding("ok", text)
     except MillraceError as error:
-        return Finding("weak", f"{name}: {redact(error.message)}", redact(error.hint))
+        return _failed(name, error, "missing")
+
+
+def _failed(what: str, error: MillraceError, level: str) -> Finding:
+    remedy = error.hint or "check its address in the settings, and that this machine can reach it"
+    return Finding("missing" if level == "missing" else "weak", f"{what}: {error.message}", remedy)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from millrace.settings import Settings, public_names
+from millrace.settings import Settings, public_names, variable
 
 _HEAD = """# Settings
 
@@ -31,8 +31,7 @@ def _rows(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[str
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _rows(kind, (*path, name))
         else:
-            own = "MILLRACE_" + "__".join((*path, name)).upper()
-            names = [own, *sorted(alias.upper() for alias in public_names(*path, name))]
+            names = [variable(*path, name), *sorted(alias.upper() for alias in public_names(*path, name))]
             yield "<br>".join(f"`{n}`" for n in names), _default(field), (field.description or "").replace("|", "\\|")
 
 

@@ -8,6 +8,7 @@ operator's `.env` keeps working.
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,7 @@ class CloudMeshSettings(_Section):
     code_bytes: int = Field(default=MIB, gt=0, description="Largest program fetched")
 
 
+_PREFIX = "MILLRACE_"
 ENV_FILE_NAME = "MILLRACE_ENV_FILE"
 
 PUBLIC_NAMES: dict[str, tuple[str, str]] = {
@@ -94,7 +96,7 @@ PUBLIC_NAMES: dict[str, tuple[str, str]] = {
 class Settings(BaseSettings):
     """All settings; `load_settings` is how to get one."""
 
-    model_config = SettingsConfigDict(env_prefix="MILLRACE_", env_nested_delimiter="__", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
 
     data_dir: Path = Field(default=Path(".millrace"), description="Receipts, outbox, content store, leases")
     poll_interval_seconds: float = Field(
@@ -156,8 +158,47 @@ def load_settings() -> Settings:
     except SettingsError as error:
         raise Permanent(f"settings: {error}", hint="a whole section as one variable must be JSON") from None
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(_told(fault["type"], fault["loc"], fault["msg"]) for fault in error.errors())
         raise Permanent(f"settings: {faults}", hint="see docs/settings.md for every name and its meaning") from None
+
+
+def _told(kind: str, path: tuple[int | str, ...], message: str) -> str:
+    """A wrong setting in words, by the names that its variable can have."""
+    # A field with several names is reported under the first of them.
+    place = [str(part).removeprefix(_PREFIX).lower() for part in path if not isinstance(part, int)]
+    name = variable(*place)
+    if kind == "extra_forbidden":
+        return no_setting(name)
+    others = "".join(f" or {other.upper()}" for other in public_names(*place))
+    return f"{name}{others}: {message}"
+
+
+def variable(*path: str) -> str:
+    """The environment variable of the setting at `path`: section and field, or a field alone."""
+    return f"{_PREFIX}{'__'.join(path)}".upper()
+
+
+def no_setting(name: str) -> str:
+    """That no setting is called `name`, and which one may have been meant."""
+    close = get_close_matches(name, _variables(Settings), n=1)
+    return f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def unknown_variables() -> list[str]:
+    """The variables, in the environment and in the file beside it, that look like ours and are no setting."""
+    known = {*_variables(Settings), ENV_FILE_NAME}
+    set_here = {name.upper() for name in {**dotenv_values(env_file()), **os.environ}}
+    return sorted(name for name in set_here if name.startswith(_PREFIX) and name not in known)
+
+
+def _variables(section: type[BaseModel], *path: str) -> list[str]:
+    """Every variable there is for `section`, which is at `path`; a whole section as JSON is one too."""
+    found = []
+    for name, field in section.model_fields.items():
+        found.append(variable(*path, name))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _variables(field.annotation, *path, name)
+    return found
 
 
 def public_names(*path: str) -> list[str]:

@@ -18,13 +18,24 @@ class Published:
     cid: str
 
 
-class ContentSource(Protocol):
-    """A place that content can be read from."""
+class ContentPlace(Protocol):
+    """A place outside this machine, or another process on it."""
 
     @property
     def name(self) -> str:
         """What people call this place."""
         ...
+
+    async def check(self) -> str:
+        """Return, with what it says of itself if anything, if the place answers as one of its kind and lets us in.
+
+        Raises ContentUnavailable, ContentRefused, PublishFailed or PublishRefused.
+        """
+        ...
+
+
+class ContentSource(ContentPlace, Protocol):
+    """A place that content can be read from."""
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         """The content named `cid`, every byte verified.
@@ -36,13 +47,8 @@ class ContentSource(Protocol):
         ...
 
 
-class ContentSink(Protocol):
+class ContentSink(ContentPlace, Protocol):
     """A place that keeps content for others to read."""
-
-    @property
-    def name(self) -> str:
-        """What people call this place."""
-        ...
 
     async def publish(self, cid: CID, content: bytes, name: str) -> Published:
         """Hand over `content`, a file imported under V1 as `cid`; returns once the place confirmed that very CID.

@@ -14,7 +14,7 @@ import httpx
 
 from millrace.errors import MillraceError, Transient
 from millrace.settings import IpfsSettings
-from protocols.ipfs.backends import ContentSink, ContentSource
+from protocols.ipfs.backends import ContentPlace, ContentSink, ContentSource
 from protocols.ipfs.cid import CID
 from protocols.ipfs.errors import ContentRefused, ContentUnavailable, InvalidBlock
 from protocols.ipfs.gateway import Gateway
@@ -40,6 +40,11 @@ class Content:
     timeout_seconds: float = 60.0
     client: httpx.AsyncClient | None = None
     clock: Callable[[], float] = time.monotonic
+
+    @property
+    def places(self) -> list[ContentPlace]:
+        """Every place besides the embedded store, each once."""
+        return list({id(place): place for place in (*self.sources, *self.sinks)}.values())
 
     async def fetch_elsewhere(self, cid: CID, limits: ReadLimits) -> tuple[Verified, str]:
         """The content named `cid` and the name of the place it is from: each source in order, until one proves it.

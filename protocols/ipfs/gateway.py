@@ -30,6 +30,11 @@ _TRY_AGAIN = frozenset({404, 408, 425, 429})
 _MOST_REQUESTS = 3
 """For the blocks, then perhaps for the plain file, and once more at the CID's own subdomain."""
 
+_EMPTY_BLOCK = CID.parse("bafkqaaa")
+"""The CID that the specification names for probing: it carries its content, which is empty."""
+
+_CHECK_SECONDS = 10.0
+
 liars: dict[str, str] = {}
 """Gateways that sent wrong bytes for a CID, with what they did: not asked again in this process."""
 
@@ -73,6 +78,26 @@ class Gateway:
         except InvalidBlock as error:
             self._distrusted[self.name] = error.message
             raise InvalidBlock(f"{self.name} sent wrong bytes: {error.message}") from None
+
+    async def check(self) -> str:
+        """Return "" if the gateway answers as one does: with nothing, asked for the block that its CID says is empty.
+
+        Raises ContentUnavailable or ContentRefused with what it answered instead.
+        """
+        try:
+            async with (
+                asyncio.timeout(_CHECK_SECONDS),
+                self._get(f"{self.name}/ipfs/{_EMPTY_BLOCK}", _EMPTY_BLOCK, trustless=True) as response,
+            ):
+                self._check_status(response)
+                body = await read_capped(response, MAX_BLOCK_BYTES)
+        except TimeoutError:
+            raise ContentUnavailable(f"{self.name} did not answer within {_CHECK_SECONDS:.0f} s") from None
+        except httpx.HTTPError as error:
+            raise ContentUnavailable(f"{self.name}: {type(error).__name__} {error}".rstrip()) from None
+        if body:
+            raise ContentRefused(f"{self.name} is no IPFS gateway: it sent {len(body)} bytes for an empty block")
+        return ""
 
     async def _fetch(self, cid: CID, limits: ReadLimits) -> Verified:
         url, trustless = f"{self.name}/ipfs/{cid}", True

@@ -30,6 +30,8 @@ from protocols.ipfs.reader import ReadLimits
 from protocols.ipfs.threads import in_thread
 from protocols.ipfs.verified import CarCollector, Verified
 
+_CHECK_SECONDS = 10.0
+
 
 class KuboDaemon:
     """The daemon at `address`, a multiaddr or URL. `clock` gives seconds and never goes back.
@@ -46,8 +48,8 @@ class KuboDaemon:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
 
-    async def version(self) -> str:
-        """The version that the daemon reports. Raises ContentUnavailable if it does not answer."""
+    async def check(self) -> str:
+        """The version that the daemon reports; errors as ContentPlace."""
         return await in_thread(self._version)
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
@@ -76,8 +78,8 @@ class KuboDaemon:
             raise PublishFailed(f"{self.name} did not take {cid}: {error.message}") from None
 
     def _version(self) -> str:
-        with daemon_client(self._multiaddr, self._timeout_seconds) as client:
-            return str(_field(client.version(), "Version"))
+        with daemon_client(self._multiaddr, min(self._timeout_seconds, _CHECK_SECONDS)) as client:
+            return f"version {printable(str(_field(client.version(), 'Version')), 40)}"
 
     def _export(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         deadline = self._clock() + timeout_seconds

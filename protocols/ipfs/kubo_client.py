@@ -48,14 +48,7 @@ def daemon_client(multiaddr: str, timeout_seconds: float) -> Iterator[Any]:
         raise Permanent("the IPFS daemon's address is not usable", hint="e.g. /ip4/127.0.0.1/tcp/5001") from None
     except exceptions.ErrorResponse as error:
         raise DaemonRefused(f"the daemon says: {_short(error)}") from None
-    except (
-        exceptions.Error,
-        requests.RequestException,
-        urllib3.exceptions.HTTPError,
-        OSError,
-        AssertionError,
-    ) as error:
-        # The library asserts that an answer has as many items as it expects.
+    except _BROKEN as error:
         raise ContentUnavailable(
             f"the daemon at {multiaddr} cannot be talked to: {_short(error)}", hint="is it running, and its API there?"
         ) from None

@@ -55,9 +55,10 @@ class Pinata:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
 
-    async def check(self) -> None:
-        """Return if Pinata accepts the token. Raises PublishRefused or PublishFailed."""
+    async def check(self) -> str:
+        """Return "" if Pinata accepts the token. Raises PublishRefused or PublishFailed."""
         await self._ask("GET", f"{self._api_url}/data/testAuthentication")
+        return ""
 
     async def publish(self, cid: CID, content: bytes, name: str) -> Published:
         """Upload and pin `content`; errors as ContentSink. Doing it again changes nothing: Pinata knows its CID."""

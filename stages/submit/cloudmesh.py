@@ -301,7 +301,10 @@ async def open_network(settings: Settings) -> AsyncIterator[CloudMeshNetwork]:
 
 def _address(text: str, setting: str) -> Pubkey:
     if not text:
-        raise Permanent(f"{setting} is not set", hint="there is no default: several programs circulate")
+        raise Permanent(
+            f"{setting} is not set",
+            hint=f"export {setting}=<address>, as whoever posts the jobs names it: several programs circulate",
+        )
     try:
         return Pubkey.from_string(text)
     except ValueError:

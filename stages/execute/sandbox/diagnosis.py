@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
 
 from millrace.errors import Declined
+from millrace.finding import Finding
 from millrace.settings import Settings
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 from stages.execute.sandbox.opening import install_hint, open_sandbox
 from stages.execute.sandbox.selftest import remedy
 from stages.execute.sandbox.tools import missing_tools
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a diagnosis; `remedy` is a command or an action, empty if there is nothing to do."""
-
-    level: Literal["ok", "weak", "missing"]
-    text: str
-    remedy: str = ""
 
 
 def diagnose(settings: Settings) -> list[Finding]:

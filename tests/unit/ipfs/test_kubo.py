@@ -62,7 +62,7 @@ async def test_published_content_is_there_under_our_cid_and_pinned(
 
 
 async def test_the_version_is_read_from_daemons_newer_than_the_client_knows(daemon: KuboDaemon) -> None:
-    assert (await daemon.version()).startswith("0.")
+    assert (await daemon.check()).startswith("version 0.")
 
 
 async def test_what_the_daemon_does_not_find_is_worth_another_try(daemon: KuboDaemon) -> None:
@@ -151,7 +151,7 @@ async def test_a_name_that_is_not_the_contents_is_refused_before_sending(
 
 async def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(Permanent):
-        await KuboDaemon("/ip4/127.0.0.1/udp/5001").version()
+        await KuboDaemon("/ip4/127.0.0.1/udp/5001").check()
 
 
 def test_the_other_safe_calls_of_the_client_work_against_the_stand_in(network: IpfsLocalnet) -> None:

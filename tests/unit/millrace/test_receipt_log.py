@@ -24,6 +24,13 @@ def receipt(job: str, **fields: object) -> Receipt:
     )
 
 
+def three_receipts(folder: Path) -> ReceiptLog:
+    log = ReceiptLog(folder)
+    for job in "abc":
+        log.append(receipt(job))
+    return log
+
+
 def test_receipts_come_back_in_order_and_verify(tmp_path: Path) -> None:
     log = ReceiptLog(tmp_path)
     hashes = [log.append(receipt(job)) for job in "abc"]
@@ -85,14 +92,15 @@ def test_a_forger_who_recomputes_one_hash_is_found_at_the_next(tmp_path: Path) -
 def test_a_line_torn_by_a_crash_is_cut_off_and_appended_anew(tmp_path: Path, kept: int) -> None:
     log = ReceiptLog(tmp_path)
     log.append(receipt("a"))
-    whole = log.path.read_bytes()
+    whole, head = log.path.read_bytes(), (tmp_path / "head.json").read_bytes()
     log.append(receipt("b"))
     torn = log.path.read_bytes()[len(whole) :][:kept]
     log.path.write_bytes(whole + torn)
-    assert log.verify()[0] == 1, "a torn line was never acknowledged, and is no reason to distrust the rest"
+    (tmp_path / "head.json").write_bytes(head)  # it and the index entry are written after the line
     for marker in (tmp_path / "by-job").iterdir():
         if json.loads(marker.read_text())["receipt"]["job_key"].endswith("/b"):
-            marker.unlink()  # the index entry is written after the line
+            marker.unlink()
+    assert log.verify()[0] == 1, "a torn line was never acknowledged, and is no reason to distrust the rest"
     log.append(receipt("b"))
     assert log.verify()[0] == 2
 
@@ -104,6 +112,78 @@ def test_a_crash_between_line_and_index_does_not_double_the_receipt(tmp_path: Pa
         marker.unlink()
     assert log.append(receipt("a")) == first
     assert log.verify()[0] == 1
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_log_that_was_cut_or_emptied_is_found(tmp_path: Path, kept: int) -> None:
+    """The shorter chain is whole in itself, and used to be approved."""
+    log = three_receipts(tmp_path)
+    log.path.write_text("".join(log.path.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(Permanent, match=f"{kept} of at least 3"):
+        log.verify()
+    (tmp_path / "head.json").unlink()
+    with pytest.raises(Permanent, match=f"{kept} of at least 3"):
+        log.verify()
+
+
+@pytest.mark.parametrize("evidence", ["head.json", "by-job"])
+def test_a_log_that_was_removed_is_found(tmp_path: Path, evidence: str) -> None:
+    log = three_receipts(tmp_path)
+    log.path.unlink()
+    for other in {"head.json", "by-job"} - {evidence}:
+        (tmp_path / other).rename(tmp_path / "away")
+    with pytest.raises(Permanent, match="missing"):
+        log.verify()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_nothing_is_appended_to_a_log_that_was_cut(tmp_path: Path, kept: int) -> None:
+    """The new line's head would hide the cut."""
+    log = three_receipts(tmp_path)
+    short = "".join(log.path.read_text().splitlines(keepends=True)[:kept])
+    log.path.write_text(short)
+    with pytest.raises(Permanent, match=f"{kept} of at least 3"):
+        log.append(receipt("d"))
+    assert log.path.read_text() == short
+
+
+def test_a_log_that_was_exchanged_for_another_whole_one_is_found(tmp_path: Path) -> None:
+    log = three_receipts(tmp_path)
+    other = ReceiptLog(tmp_path / "other")
+    for job in "xyz":
+        other.append(receipt(job))
+    log.path.write_bytes(other.path.read_bytes())
+    with pytest.raises(Permanent, match=r"line 3 .* is not the one"):
+        log.verify()
+    with pytest.raises(Permanent, match=r"line 3 .* is not the one"):
+        log.append(receipt("d"))
+
+
+def test_a_head_that_a_crash_left_one_line_behind_is_mended_by_the_next_append(tmp_path: Path) -> None:
+    log = ReceiptLog(tmp_path)
+    log.append(receipt("a"))
+    behind = (tmp_path / "head.json").read_bytes()
+    log.append(receipt("b"))
+    (tmp_path / "head.json").write_bytes(behind)
+    assert log.verify()[0] == 2
+    log.append(receipt("b"))
+    assert json.loads((tmp_path / "head.json").read_text())["count"] == 2
+
+
+def test_a_log_without_a_head_is_an_older_versions_and_gets_one(tmp_path: Path) -> None:
+    log = three_receipts(tmp_path)
+    (tmp_path / "head.json").unlink()
+    assert log.verify()[0] == 3
+    last = log.append(receipt("d"))
+    assert json.loads((tmp_path / "head.json").read_text()) == {"count": 4, "hash": last}
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"count": -1, "hash": ""}'])
+def test_a_head_that_cannot_be_read_is_no_approval(tmp_path: Path, content: str) -> None:
+    log = three_receipts(tmp_path)
+    (tmp_path / "head.json").write_text(content)
+    with pytest.raises(Permanent, match=r"head\.json"):
+        log.verify()
 
 
 def _append_many(folder: Path, worker: int) -> None:

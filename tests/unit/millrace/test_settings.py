@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from millrace.errors import Permanent
-from millrace.settings import Settings, load_settings
+from millrace.settings import Settings, load_settings, no_setting, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +58,39 @@ def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MILLRACE_LIMITS__WALL_SECONDS", "swordfish")
     with pytest.raises(Permanent) as caught:
         load_settings()
-    assert "limits.wall_seconds" in str(caught.value)
+    assert "MILLRACE_LIMITS__WALL_SECONDS: " in str(caught.value)
     assert "swordfish" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_wrong_setting_is_told_under_the_name_that_the_operator_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLL_INTERVAL", "often")
+    with pytest.raises(Permanent, match="MILLRACE_POLL_INTERVAL_SECONDS or POLL_INTERVAL: "):
+        load_settings()
+    monkeypatch.delenv("POLL_INTERVAL")
+    monkeypatch.setenv("VITE_PINATA_JWT", "[]")
+    monkeypatch.setenv("MILLRACE_MAX_ATTEMPTS", "0")
+    with pytest.raises(Permanent, match="MILLRACE_MAX_ATTEMPTS: "):
+        load_settings()
+
+
+def test_a_setting_that_does_not_exist_is_told_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_CLOUDMESH__RPC_URL", "http://secret")
+    with pytest.raises(Permanent) as caught:
+        load_settings()
+    assert "MILLRACE_CLOUDMESH__RPC_URL is no setting; did you mean MILLRACE_CLOUDMESH__RPC_URLS?" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_variables_that_look_like_ours_and_mean_nothing_are_found(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_DATA_DRI", "/somewhere")
+    monkeypatch.setenv("MILLRACE_LIMITS", "{}")
+    monkeypatch.setenv("MILLRACE_IPFS__MAX_BYTES", "1")
+    (empty_folder / ".env").write_text("millrace_max_atempts=9\n")
+    assert unknown_variables() == ["MILLRACE_DATA_DRI", "MILLRACE_MAX_ATEMPTS"]
+    assert no_setting("MILLRACE_DATA_DRI").endswith("did you mean MILLRACE_DATA_DIR?")
 
 
 def test_a_secret_does_not_show_in_the_printed_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,212 @@
+"""What `millrace doctor` says of a worker's settings and of the servers they name."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from rich.console import Console
+
+from deployments.doctor import examine
+from localnet.ipfs import Faults, IpfsLocalnet
+from localnet.solana import SolanaLocalnet
+from millrace.settings import CloudMeshSettings, IpfsSettings, Settings
+from protocols.solana.keypair import load_or_create_keypair
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def solana() -> Iterator[SolanaLocalnet]:
+    with SolanaLocalnet() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def _ipfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpfsLocalnet]:
+    with IpfsLocalnet(tmp_path_factory.mktemp("ipfs")) as running:
+        yield running
+
+
+@pytest.fixture
+def ipfs(_ipfs: IpfsLocalnet) -> IpfsLocalnet:
+    for name in _ipfs.services:
+        _ipfs.misbehave(name)
+    return _ipfs
+
+
+@pytest.fixture
+def key(tmp_path: Path, solana: SolanaLocalnet) -> Path:
+    """A worker's key with money on the chain."""
+    keypair, _ = load_or_create_keypair(tmp_path / "key.json")
+    solana.chain.airdrop(str(keypair.pubkey()), 10**9)
+    return tmp_path / "key.json"
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def well_set_up(folder: Path, solana: SolanaLocalnet, ipfs: IpfsLocalnet, key: Path) -> Settings:
+    return Settings(
+        data_dir=folder / "data",
+        cloudmesh=CloudMeshSettings(program_id=solana.program_id, rpc_urls=(solana.url,), keypair_path=key),
+        ipfs=IpfsSettings(
+            gateways=(ipfs.gateway_url, ipfs.legacy_gateway_url),
+            allow_private_gateways=True,
+            daemon=ipfs.rpc_url,
+            pinata_jwt=SecretStr(ipfs.pinata_jwt),
+            pinata_api=ipfs.pinata_url,
+        ),
+    )
+
+
+@pytest.fixture
+def good(tmp_path: Path, solana: SolanaLocalnet, ipfs: IpfsLocalnet, key: Path) -> Settings:
+    return well_set_up(tmp_path, solana, ipfs, key)
+
+
+def changed(settings: Settings, section: str, **fields: object) -> Settings:
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=fields)})
+
+
+async def lines(settings: Settings) -> tuple[int, list[str]]:
+    """Exit code, and each finding with its remedy behind an arrow, as a terminal of 80 columns gets them."""
+    screen = io.StringIO()
+    code = await examine(settings, Console(file=screen, width=80, soft_wrap=True))
+    found: list[str] = []
+    for line in screen.getvalue().splitlines():
+        if line.startswith(" "):
+            found[-1] += f" -> {line.strip()}"
+        else:
+            found.append(line)
+    return code, found
+
+
+async def about(settings: Settings, what: str) -> tuple[int, str]:
+    """Exit code and the findings that begin with `what`, one a line."""
+    code, found = await lines(settings)
+    return code, "\n".join(line for line in found if line.split(maxsplit=1)[1].startswith(what))
+
+
+async def test_a_worker_that_can_work_is_told_so(good: Settings) -> None:
+    code, found = await lines(good)
+    assert code == 0, found
+    assert [line for line in found if line.startswith("missing")] == []
+    (network,) = [line for line in found if "cloudmesh: " in line]
+    assert network.startswith("ok")
+    assert "balance 1000000000" in network
+    content = [line for line in found if "content: " in line]
+    assert [line[:2] for line in content] == ["ok"] * 4, content
+
+
+async def test_every_finding_that_is_not_good_says_what_to_do(good: Settings) -> None:
+    _, found = await lines(changed(good, "ipfs", gateways=(NOWHERE,), daemon=NOWHERE, pinata_jwt=SecretStr("wrong")))
+    assert len([line for line in found if line.startswith(("weak", "missing"))]) >= 3
+    assert [line for line in found if not line.startswith("ok") and " -> " not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "says", "do"),
+    [
+        ({"program_id": ""}, "PROGRAM_ID is not set", "export PROGRAM_ID="),
+        ({"program_id": "nonsense"}, "PROGRAM_ID is not a Solana address", "base58"),
+        ({"rpc_urls": ()}, "no Solana RPC endpoint is set", "SOLANA_RPC_URL"),
+        ({"rpc_urls": (NOWHERE,)}, "", " -> "),
+        ({"genesis_hash": "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d"}, "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc", ""),
+    ],
+)
+async def test_a_network_that_cannot_be_served_is_missing(
+    good: Settings, fields: dict[str, object], says: str, do: str
+) -> None:
+    code, line = await about(changed(good, "cloudmesh", **fields), "cloudmesh: ")
+    assert code == 1
+    assert line.startswith("missing")
+    assert says in line
+    assert do in line
+
+
+async def test_a_worker_without_money_is_told_where_to_send_it(good: Settings, tmp_path: Path) -> None:
+    keypair, _ = load_or_create_keypair(tmp_path / "poor.json")
+    code, line = await about(changed(good, "cloudmesh", keypair_path=tmp_path / "poor.json"), "cloudmesh: ")
+    assert (code, line[:7]) == (1, "missing")
+    assert f"lamports to {keypair.pubkey()}" in line
+
+
+def readable_by_all(key: Path) -> None:
+    key.chmod(0o644)
+
+
+def cut_short(key: Path) -> None:
+    key.write_text(json.dumps(json.loads(key.read_text())[:-1]))
+
+
+@pytest.mark.parametrize(("damage", "says"), [(readable_by_all, "chmod 600"), (cut_short, "64")])
+async def test_a_key_that_cannot_be_used_is_missing_and_not_shown(
+    good: Settings, key: Path, damage: Callable[[Path], None], says: str
+) -> None:
+    secret = bytes(load_or_create_keypair(key)[0])
+    damage(key)
+    code, line = await about(good, "cloudmesh: ")
+    assert (code, line[:7]) == (1, "missing")
+    assert says in line
+    assert str(list(secret[:6]))[1:-1] not in line
+
+
+@pytest.mark.parametrize(
+    ("service", "faults", "says"),
+    [
+        ("gateway", Faults(html=True), "is no IPFS gateway"),
+        ("gateway", Faults(status=503), "answered 503"),
+        ("gateway", Faults(redirect_to="http://127.0.0.1:9/"), "redirects"),
+        ("rpc", Faults(html=True), "daemon"),
+        ("rpc", Faults(status=500), "daemon"),
+        ("pinata", Faults(status=401), "Pinata refuses our token"),
+        ("pinata", Faults(html=True), "not JSON"),
+    ],
+)
+async def test_a_place_for_content_that_answers_nonsense_is_reported(
+    good: Settings, ipfs: IpfsLocalnet, service: str, faults: Faults, says: str
+) -> None:
+    ipfs.misbehave(service, faults)
+    code, found = await about(good, "content: ")
+    assert code == 0, "there are other places"
+    (weak,) = [line for line in found.splitlines() if not line.startswith("ok")]
+    assert weak.startswith("weak")
+    assert says in weak
+
+
+async def test_results_that_nobody_else_can_read_are_weak(good: Settings) -> None:
+    code, found = await about(changed(good, "ipfs", daemon="", pinata_jwt=None), "content: ")
+    assert code == 0
+    assert "weak     content: results stay on this machine" in found
+
+
+async def test_nowhere_to_read_programs_from_is_missing(good: Settings) -> None:
+    code, found = await about(changed(good, "ipfs", daemon="", pinata_jwt=None, gateways=()), "content: ")
+    assert code == 1
+    assert "missing  content: programs can be read from nowhere" in found
+
+
+async def test_an_address_for_content_that_may_not_be_used_is_missing(good: Settings) -> None:
+    code, found = await about(changed(good, "ipfs", allow_private_gateways=False), "content: ")
+    assert (code, found[:7]) == (1, "missing")
+    assert "127.0.0.1" in found
+
+
+async def test_a_misspelt_variable_is_reported(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_DATA_DRI", "/somewhere")
+    code, line = await about(good, "settings: ")
+    assert code == 0
+    assert "MILLRACE_DATA_DRI is no setting; did you mean MILLRACE_DATA_DIR?" in line
+
+
+async def test_nothing_of_a_token_is_printed(good: Settings, ipfs: IpfsLocalnet) -> None:
+    ipfs.misbehave("pinata", Faults(status=401))
+    _, found = await lines(good)
+    assert ipfs.pinata_jwt not in "\n".join(found)
