@@ -25,10 +25,11 @@ JOB = Job(network="cloudmesh", chain_id="test", job_id="pending")
 
 @pytest_asyncio.fixture
 async def client() -> AsyncIterator[PrefectClient]:
+    """A server without flow runs: other tests leave theirs."""
     async with get_client() as client:
-        yield client
         for run in await client.read_flow_runs():
             await client.delete_flow_run(run.id)
+        yield client
 
 
 async def dispatcher(client: PrefectClient, folder: Path, **fields: Any) -> Dispatcher:
