@@ -72,10 +72,13 @@ def up(
 def worker(
     pool: Annotated[str, typer.Option(help="The work pool to take flow runs from.")] = "cpu",
     limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 4,
+    kind: Annotated[
+        str, typer.Option("--type", help="`warm`, or `process`: Prefect's own, which starts Python for each flow run.")
+    ] = "warm",
 ) -> None:
     """Check the sandbox, take up what a killed worker left, then serve the work pool."""
+    from deployments.prepare import ensure_server_is_known, prepare_worker
     from deployments.stack import pinned_settings, private_folder
-    from deployments.worker import ensure_server_is_known, prepare_worker
 
     # A shell's `command &` hands down an ignored SIGINT, with which Prefect's worker could not be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,7 +88,7 @@ def worker(
     os.environ["TMPDIR"] = str(private_folder(own.data_dir.absolute() / "tmp"))
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", ",".join(OUR_LOGGERS))
     asyncio.run(prepare_worker(own, console))
-    arguments = ["worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
+    arguments = ["worker", "start", "--pool", pool, "--type", kind, "--limit", str(limit)]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])  # noqa: S606
 
 

@@ -23,6 +23,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 """Where prefect.yaml and the flows are."""
 
 POOL = "cpu"
+POOL_TYPE = "warm"
 
 
 def free_port() -> int:
@@ -44,7 +45,7 @@ def prefect_environment(data_dir: Path, port: int) -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLI_PROMPT": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "0.2",
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "DO_NOT_TRACK": "1",
         "MILLRACE_DATA_DIR": str(data_dir),
@@ -86,7 +87,7 @@ async def deploy(environment: Mapping[str, str], limit: int) -> None:
 
     Raises Permanent with Prefect's own words if it refuses.
     """
-    pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
+    pool = ["work-pool", "create", POOL, "--type", POOL_TYPE, "--overwrite"]
     await _prefect(pool, environment)
     await _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], environment)
     await _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(_prefect_file())], environment)

@@ -8,6 +8,7 @@ import signal
 from prefect.client.orchestration import PrefectClient
 from rich.console import Console
 
+from deployments.prepare import accounts
 from deployments.processes import Processes
 from deployments.stack import (
     base_environment,
@@ -18,7 +19,6 @@ from deployments.stack import (
     start_server,
     start_worker,
 )
-from deployments.worker import accounts
 from millrace.settings import Settings
 
 

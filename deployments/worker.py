@@ -1,54 +1,180 @@
-"""What `millrace worker` does before it serves: refuse early, sweep, and take up what was left."""
+"""The warm worker: a Prefect worker that forks each flow run from a process which has already imported everything.
+
+Prefect finds it through the entry point `prefect.collections`: `prefect worker start --pool cpu --type warm`. Only
+public interfaces of Prefect are used: the worker's base class, its client and `python -m prefect.engine`.
+"""
 
 from __future__ import annotations
 
-from prefect.settings import PREFECT_API_URL
-from rich.console import Console
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
-from flows.networks import networks
-from flows.reconcile import reconcile
-from millrace.errors import Declined, MillraceError, Permanent
-from millrace.redaction import redact
-from millrace.settings import Settings
-from stages.execute.sandbox import open_sandbox
-from stages.execute.sandbox.selftest import ensure_working
+import anyio
+import httpx
+import psutil
+from anyio.abc import TaskStatus
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound
+from prefect.states import Cancelled
+from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
+from pydantic import Field, PrivateAttr
+
+from deployments.fork_server import FlowRunProcess, start_fork_server
+from deployments.warm_start import FlowRunStart
+
+_CANCELLATION_POLL_SECONDS = 1.0
+_GRACE_SECONDS = 30.0
+_logger = logging.getLogger(__name__)
 
 
-def ensure_server_is_known() -> None:
-    """Return if Prefect knows which server to use. Permanent otherwise: it would start one that nobody ends."""
-    if not PREFECT_API_URL.value():
-        raise Permanent(
-            "no Prefect server is configured",
-            hint="export PREFECT_API_URL=http://127.0.0.1:4200/api, or let `millrace up` start everything",
+class WarmVariables(BaseVariables):
+    """What a deployment may set for its flow runs."""
+
+    working_dir: Path | None = Field(
+        default=None, title="Working Directory", description="Where flow runs start; a temporary folder when unset."
+    )
+    stream_output: bool = Field(default=True, description="Show what flow runs print in the worker's own output.")
+
+
+class WarmConfiguration(BaseJobConfiguration):
+    """One flow run's job: the template of the work pool with the deployment's variables put in."""
+
+    working_dir: Path | None = None
+    stream_output: bool = True
+    _own_command: str = PrivateAttr(default="")
+
+    def prepare_for_flow_run(self, flow_run: FlowRun, *about: Any, **more: Any) -> None:
+        """Complete the environment: the worker's own, then Prefect's for this flow run, then the template's."""
+        self._own_command = self.command or ""  # where there is none, Prefect fills in one of its own
+        super().prepare_for_flow_run(flow_run, *about, **more)
+        self.env = {**os.environ, **self.env}
+
+    def start_of(self, flow_run: FlowRun, working_dir: Path) -> FlowRunStart:
+        """How this flow run is started."""
+        return FlowRunStart(
+            flow_run_id=str(flow_run.id),
+            environment={name: value for name, value in self.env.items() if value is not None},
+            working_dir=str(working_dir),
+            command=self._own_command,
+            stream_output=self.stream_output,
         )
 
 
-async def prepare_worker(settings: Settings, console: Console) -> None:
-    """Test the sandbox, end what a killed worker's jobs left, show each network's account, and reconcile.
+class WarmResult(BaseWorkerResult):
+    """How a flow run's process ended."""
 
-    A worker without a working sandbox still starts: its jobs are declined with the reason, never run bare.
+
+class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
+    """Runs flow runs on this machine, as many at a time as its limit says, each in a process forked when it starts.
+
+    A flow run whose process ends with another code than 0 is reported as crashed at once. Stopping the worker lets
+    what runs end first. A flow run cancelled in the UI gets SIGTERM, and SIGKILL when it takes too long to end.
     """
-    try:
-        sandbox = open_sandbox(settings)
-        sandbox.sweep()
-        ensure_working(sandbox, settings.data_dir / "state")
-        console.print(f"sandbox: {sandbox.name} works", markup=False)
-    except Declined as error:
-        console.print(f"sandbox: {redact(str(error))}; jobs will be declined", markup=False)
-    for line in await accounts(settings):
-        console.print(line, markup=False)
-    state = await reconcile(return_state=True)
-    console.print(f"reconcile: {state.name}: {redact(state.message or '')}", markup=False)
 
+    type = "warm"
+    job_configuration = WarmConfiguration
+    job_configuration_variables = WarmVariables
+    _description = "Fork flow runs from a process that has already imported Prefect and Millrace's flows."
+    _display_name = "Millrace, warm"
 
-async def accounts(settings: Settings) -> list[str]:
-    """A line for each network: the worker's address and balance, and how to fund it, or why it cannot be served."""
-    lines = []
-    for name, served in networks().items():
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._running: dict[UUID, FlowRunProcess] = {}
+        self._cancelled: set[UUID] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def setup(self) -> None:
+        """Import everything, then connect to the server: only then is the first flow run taken."""
+        await start_fork_server()
+        await super().setup()
+        self._watching = asyncio.create_task(self._watch_cancellations())
+
+    async def teardown(self, *exc_info: Any) -> None:
+        """Wait until what runs has ended, heeding cancellations meanwhile, then disconnect."""
         try:
-            async with served.open(settings) as network:
-                lines.append(f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}")
-                await network.affordable()
-        except MillraceError as error:
-            lines.append(f"{name}: {redact(str(error))}")
-    return lines
+            await super().teardown(*exc_info)
+        finally:
+            if self._watching is not None:
+                self._watching.cancel()
+
+    async def run(
+        self, flow_run: FlowRun, configuration: WarmConfiguration, task_status: TaskStatus[Any] | None = None
+    ) -> WarmResult:
+        """Fork this flow run's process and wait for its end, also when the worker is told to stop meanwhile."""
+        with contextlib.ExitStack() as kept:
+            folder = configuration.working_dir or kept.enter_context(tempfile.TemporaryDirectory(prefix="flow-run-"))
+            process = FlowRunProcess(configuration.start_of(flow_run, Path(folder)))
+            self._running[flow_run.id] = process
+            if task_status is not None:
+                task_status.started(process.identifier)
+            with anyio.CancelScope(shield=True):
+                status_code = await process.ended()
+                del self._running[flow_run.id]
+                if flow_run.id in self._cancelled:
+                    self._cancelled.remove(flow_run.id)
+                    await self._report_cancelled(flow_run)
+                    status_code = 0
+            return WarmResult(status_code=status_code, identifier=process.identifier)
+
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: WarmConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """End the process that `run` named `infrastructure_pid`.
+
+        Raises InfrastructureNotAvailable if another machine or another worker may have it, InfrastructureNotFound if
+        it has ended.
+        """
+        host, _, pid = infrastructure_pid.rpartition(":")
+        if host != socket.gethostname():
+            raise InfrastructureNotAvailable(f"{infrastructure_pid} is not a process of this machine")
+        for process in self._running.values():
+            if str(process.pid) == pid:
+                return await process.end(grace_seconds)
+        if psutil.pid_exists(int(pid)):
+            raise InfrastructureNotAvailable(f"{infrastructure_pid} is not a process of this worker")
+        raise InfrastructureNotFound(f"{infrastructure_pid} has ended")
+
+    async def _watch_cancellations(self) -> None:
+        """Ask once in a while which of the flow runs here are to be cancelled, and end their processes."""
+        async with asyncio.TaskGroup() as ending:
+            while True:
+                await asyncio.sleep(_CANCELLATION_POLL_SECONDS)
+                for flow_run in await self._to_cancel():
+                    self._cancelled.add(flow_run.id)
+                    self.get_flow_run_logger(flow_run).info("Cancellation was asked for; ending the process")
+                    ending.create_task(self._running[flow_run.id].end(_GRACE_SECONDS))
+
+    async def _to_cancel(self) -> list[FlowRun]:
+        asked = self._running.keys() - self._cancelled
+        if not asked:
+            return []
+        wanted = FlowRunFilter(
+            id=FlowRunFilterId(any_=sorted(asked)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
+        )
+        try:
+            found = await self.client.read_flow_runs(flow_run_filter=wanted)
+        except httpx.HTTPError as error:
+            _logger.warning("cannot ask which flow runs are to be cancelled: %s", error)
+            return []
+        return [flow_run for flow_run in found if flow_run.id in self._running]
+
+    async def _report_cancelled(self, flow_run: FlowRun) -> None:
+        state: State[Any] = Cancelled(message="Cancelled on request; its process was ended.")
+        try:
+            await self.client.set_flow_run_state(flow_run.id, state, force=True)
+        except httpx.HTTPError:
+            self.get_flow_run_logger(flow_run).exception("cannot report that the flow run was cancelled")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deployments.demo_jobs import JOBS
+from deployments.prepare import ensure_server_is_known
 from deployments.stack import pinned_settings, prefect_environment
-from deployments.worker import ensure_server_is_known
 from millrace.errors import Permanent
 from millrace.settings import load_settings
 

@@ -1,0 +1,68 @@
+"""Processes forked from one that has imported everything already: multiprocessing's fork server, asynchronously."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import socket
+
+import anyio
+import psutil
+
+from deployments.warm_start import PRELOADED, FlowRunStart, ensure_preloaded, start_flow_run
+from millrace.errors import Permanent
+
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+
+_SERVER_IS_GONE = 255
+"""Exit code that multiprocessing gives a process whose fork server ended before it."""
+
+
+async def start_fork_server() -> None:
+    """Start the fork server; returns when it has imported everything. Permanent if it could not."""
+    _FORK_SERVER.set_forkserver_preload(list(PRELOADED))
+    first = _FORK_SERVER.Process(target=ensure_preloaded)
+    first.start()
+    await anyio.wait_readable(first.sentinel)
+    first.join()
+    if first.exitcode:
+        raise Permanent("flow runs cannot be started warm: see the import error above", hint="is Millrace installed?")
+
+
+class FlowRunProcess:
+    """The process of one flow run, started by making this."""
+
+    def __init__(self, start: FlowRunStart) -> None:
+        self._process = _FORK_SERVER.Process(target=start_flow_run, args=(start,))
+        self._process.start()
+        # With its start time, so that a pid which somebody else got meanwhile is not taken for it.
+        self._seen = psutil.Process(self._process.pid) if psutil.pid_exists(self._process.pid or 0) else None
+
+    @property
+    def pid(self) -> int:
+        """The process's id on this machine."""
+        return self._process.pid or 0
+
+    @property
+    def identifier(self) -> str:
+        """`<host name>:<pid>`, as Prefect's workers name processes."""
+        return f"{socket.gethostname()}:{self.pid}"
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit code, or minus the number of the signal that ended it."""
+        await anyio.wait_readable(self._process.sentinel)
+        self._process.join()
+        code = self._process.exitcode
+        if code == _SERVER_IS_GONE and self._seen is not None and self._seen.is_running():
+            # Nobody watches over it any more, and its flow run is about to be reported as crashed.
+            self._seen.kill()
+            return -signal.SIGKILL
+        return _SERVER_IS_GONE if code is None else code
+
+    async def end(self, grace_seconds: float) -> None:
+        """Ask it to end; end it when it has not after `grace_seconds`."""
+        self._process.terminate()
+        with anyio.move_on_after(grace_seconds):
+            await anyio.wait_readable(self._process.sentinel)
+            return
+        self._process.kill()

@@ -1,0 +1,117 @@
+"""What happens in the process that a flow run is forked into, and what is imported before there is one.
+
+A process that starts Python anew spends most of its time on imports. Here they are done once, in multiprocessing's
+fork server: a process without threads, from which each flow run begins as a copy.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import runpy
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PRELOADED = (
+    # What `python -m prefect.engine` imports before and while it runs a flow with tasks.
+    "prefect.main",
+    "prefect.engine",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.task_runners",
+    "prefect.client.orchestration",
+    "prefect.deployments.steps",
+    "prefect.events.worker",
+    "prefect.logging.handlers",
+    # Our flows, and with them everything below.
+    "flows.adhoc",
+    "flows.cloudmesh",
+    "flows.reconcile",
+    "flows.watch",
+)
+
+_COLD_PREFIXES = ("PYTHON", "LD_")
+"""Variables that only a new interpreter or loader heeds."""
+
+
+@dataclass(frozen=True)
+class FlowRunStart:
+    """One flow run as the job template wants it started."""
+
+    flow_run_id: str
+    environment: Mapping[str, str]
+    """All of it: what is not here is not set."""
+    working_dir: str
+    command: str = ""
+    """What the template has instead of Prefect's engine, if anything."""
+    stream_output: bool = True
+
+
+def ensure_preloaded() -> None:
+    """Return if the fork server has imported everything; it keeps silent about what it could not.
+
+    Raises ImportError with what is wrong.
+    """
+    for name in PRELOADED:
+        importlib.import_module(name)
+
+
+def start_flow_run(start: FlowRunStart) -> None:
+    """Become the process of this flow run; returns when the flow run has ended, exits with another code if it failed.
+
+    Starts Python anew if the template asks for what a process that runs already cannot give: a command of its own,
+    or other settings of Prefect or of the interpreter than those that were imported.
+    """
+    _leave_the_terminal(stream_output=start.stream_output)
+    os.chdir(start.working_dir)
+    warm = not start.command and _takes_effect(start.environment)
+    os.environ.clear()
+    os.environ.update(start.environment)
+    if not warm or _prefect_settings_differ():
+        command = shlex.split(start.command) or [sys.executable, "-m", "prefect.engine"]
+        os.execvpe(command[0], command, dict(start.environment))  # noqa: S606
+    try:
+        _run_engine(start)
+    finally:
+        # A child of multiprocessing skips them, and with them the logs and events that Prefect has yet to send.
+        atexit._run_exitfuncs()
+
+
+def _run_engine(start: FlowRunStart) -> None:
+    """Do what `python -m prefect.engine` does."""
+    sys.path.insert(0, start.working_dir)
+    sys.argv = ["prefect.engine", start.flow_run_id]
+    sys.modules.pop("prefect.engine", None)  # else runpy warns that it is there already
+    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+
+
+def _leave_the_terminal(*, stream_output: bool) -> None:
+    """A session of its own: Ctrl-C is the worker's to handle, which lets flow runs end first."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not stream_output:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
+def _takes_effect(environment: Mapping[str, str]) -> bool:
+    """Whether a process that runs already can be given this environment."""
+    names = {*environment, *os.environ}
+    return all(environment.get(n) == os.environ.get(n) for n in names if n.startswith(_COLD_PREFIXES))
+
+
+def _prefect_settings_differ() -> bool:
+    """Let Prefect read its settings from the environment again; whether they are others than before."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    before = get_current_settings()
+    refresh_global_settings_context()
+    return get_current_settings() != before
