@@ -36,6 +36,7 @@ class FlowRunProcess:
         self._process = _FORK_SERVER.Process(target=start_flow_run, args=(start,))
         self._process.start()
         # With its start time, so that a pid which somebody else got meanwhile is not taken for it.
+        self._has_ended = anyio.Event()
         self._seen = psutil.Process(self._process.pid) if psutil.pid_exists(self._process.pid or 0) else None
 
     @property
@@ -49,9 +50,10 @@ class FlowRunProcess:
         return f"{socket.gethostname()}:{self.pid}"
 
     async def ended(self) -> int:
-        """Wait for its end; its exit code, or minus the number of the signal that ended it."""
+        """Wait for its end; its exit code, or minus the number of the signal that ended it. To be called once."""
         await anyio.wait_readable(self._process.sentinel)
         self._process.join()
+        self._has_ended.set()
         code = self._process.exitcode
         if code == _SERVER_IS_GONE and self._seen is not None and self._seen.is_running():
             # Nobody watches over it any more, and its flow run is about to be reported as crashed.
@@ -60,9 +62,9 @@ class FlowRunProcess:
         return _SERVER_IS_GONE if code is None else code
 
     async def end(self, grace_seconds: float) -> None:
-        """Ask it to end; end it when it has not after `grace_seconds`."""
+        """Ask it to end, and end it when it has not after `grace_seconds`; `ended` must be waiting meanwhile."""
         self._process.terminate()
         with anyio.move_on_after(grace_seconds):
-            await anyio.wait_readable(self._process.sentinel)
+            await self._has_ended.wait()
             return
         self._process.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import os
 import runpy
 import shlex
@@ -34,6 +35,8 @@ PRELOADED = (
     "flows.watch",
 )
 
+_logger = logging.getLogger(__name__)
+
 _COLD_PREFIXES = ("PYTHON", "LD_")
 """Variables that only a new interpreter or loader heeds."""
 
@@ -56,8 +59,11 @@ def ensure_preloaded() -> None:
 
     Raises ImportError with what is wrong.
     """
-    for name in PRELOADED:
+    missing = [name for name in PRELOADED if name not in sys.modules]
+    for name in missing:
         importlib.import_module(name)
+    if missing:
+        raise ImportError(f"the fork server could not import {', '.join(missing)}")
 
 
 def start_flow_run(start: FlowRunStart) -> None:
@@ -68,10 +74,8 @@ def start_flow_run(start: FlowRunStart) -> None:
     """
     _leave_the_terminal(stream_output=start.stream_output)
     os.chdir(start.working_dir)
-    warm = not start.command and _takes_effect(start.environment)
-    os.environ.clear()
-    os.environ.update(start.environment)
-    if not warm or _prefect_settings_differ():
+    if why := _cold_because(start):
+        _logger.info("flow run %s starts Python anew: %s", start.flow_run_id, why)
         command = shlex.split(start.command) or [sys.executable, "-m", "prefect.engine"]
         os.execvpe(command[0], command, dict(start.environment))  # noqa: S606
     try:
@@ -79,6 +83,25 @@ def start_flow_run(start: FlowRunStart) -> None:
     finally:
         # A child of multiprocessing skips them, and with them the logs and events that Prefect has yet to send.
         atexit._run_exitfuncs()
+
+
+def _cold_because(start: FlowRunStart) -> str:
+    """Take over the flow run's environment; why a process that runs already cannot, empty if it can."""
+    names = {*start.environment, *os.environ}
+    changed = sorted(
+        name
+        for name in names
+        if name.startswith(_COLD_PREFIXES) and start.environment.get(name) != os.environ.get(name)
+    )
+    os.environ.clear()
+    os.environ.update(start.environment)
+    if start.command:
+        return "its job template has a command"
+    if changed:
+        return f"its environment has another {', '.join(changed)}"
+    if differing := _refresh_prefect_settings():
+        return f"its settings of Prefect differ in {', '.join(differing)}"
+    return ""
 
 
 def _run_engine(start: FlowRunStart) -> None:
@@ -101,17 +124,12 @@ def _leave_the_terminal(*, stream_output: bool) -> None:
         os.close(nowhere)
 
 
-def _takes_effect(environment: Mapping[str, str]) -> bool:
-    """Whether a process that runs already can be given this environment."""
-    names = {*environment, *os.environ}
-    return all(environment.get(n) == os.environ.get(n) for n in names if n.startswith(_COLD_PREFIXES))
-
-
-def _prefect_settings_differ() -> bool:
-    """Let Prefect read its settings from the environment again; whether they are others than before."""
+def _refresh_prefect_settings() -> list[str]:
+    """Let Prefect read its settings from the environment again; the names of those that are others now."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    before = get_current_settings()
+    before = get_current_settings().to_environment_variables(include_secrets=True)
     refresh_global_settings_context()
-    return get_current_settings() != before
+    now = get_current_settings().to_environment_variables(include_secrets=True)
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))

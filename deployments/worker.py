@@ -1,7 +1,8 @@
 """The warm worker: a Prefect worker that forks each flow run from a process which has already imported everything.
 
-Prefect finds it through the entry point `prefect.collections`: `prefect worker start --pool cpu --type warm`. Only
-public interfaces of Prefect are used: the worker's base class, its client and `python -m prefect.engine`.
+Prefect finds it through the entry point `prefect.collections`: `prefect worker start --pool cpu --type warm`. It uses
+Prefect's public interfaces (the worker's base class, its client, `python -m prefect.engine`) and one private one, the
+control channel: without it the engine takes a cancellation for a crash.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,6 +30,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound
+from prefect.runner._control_channel import ControlChannel
 from prefect.states import Cancelled
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field, PrivateAttr
@@ -62,11 +65,11 @@ class WarmConfiguration(BaseJobConfiguration):
         super().prepare_for_flow_run(flow_run, *about, **more)
         self.env = {**os.environ, **self.env}
 
-    def start_of(self, flow_run: FlowRun, working_dir: Path) -> FlowRunStart:
-        """How this flow run is started."""
+    def start_of(self, flow_run: FlowRun, working_dir: Path, control: Mapping[str, str]) -> FlowRunStart:
+        """How this flow run is started, with the variables through which its engine finds the worker."""
         return FlowRunStart(
             flow_run_id=str(flow_run.id),
-            environment={name: value for name, value in self.env.items() if value is not None},
+            environment={name: value for name, value in {**self.env, **control}.items() if value is not None},
             working_dir=str(working_dir),
             command=self._own_command,
             stream_output=self.stream_output,
@@ -94,21 +97,23 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         super().__init__(*arguments, **more)
         self._running: dict[UUID, FlowRunProcess] = {}
         self._cancelled: set[UUID] = set()
-        self._watching: asyncio.Task[None] | None = None
+        self._control = ControlChannel()
+        self._closing = contextlib.AsyncExitStack()
 
     async def setup(self) -> None:
         """Import everything, then connect to the server: only then is the first flow run taken."""
         await start_fork_server()
+        await self._closing.enter_async_context(self._control)
         await super().setup()
-        self._watching = asyncio.create_task(self._watch_cancellations())
+        watching = asyncio.create_task(self._watch_cancellations())
+        self._closing.callback(watching.cancel)
 
     async def teardown(self, *exc_info: Any) -> None:
         """Wait until what runs has ended, heeding cancellations meanwhile, then disconnect."""
         try:
             await super().teardown(*exc_info)
         finally:
-            if self._watching is not None:
-                self._watching.cancel()
+            await self._closing.aclose()
 
     async def run(
         self, flow_run: FlowRun, configuration: WarmConfiguration, task_status: TaskStatus[Any] | None = None
@@ -116,7 +121,10 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         """Fork this flow run's process and wait for its end, also when the worker is told to stop meanwhile."""
         with contextlib.ExitStack() as kept:
             folder = configuration.working_dir or kept.enter_context(tempfile.TemporaryDirectory(prefix="flow-run-"))
-            process = FlowRunProcess(configuration.start_of(flow_run, Path(folder)))
+            kept.callback(self._control.unregister, flow_run.id)
+            port, token = self._control.register(flow_run.id)
+            control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
+            process = FlowRunProcess(configuration.start_of(flow_run, Path(folder), control))
             self._running[flow_run.id] = process
             if task_status is not None:
                 task_status.started(process.identifier)
@@ -155,7 +163,12 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
                 for flow_run in await self._to_cancel():
                     self._cancelled.add(flow_run.id)
                     self.get_flow_run_logger(flow_run).info("Cancellation was asked for; ending the process")
-                    ending.create_task(self._running[flow_run.id].end(_GRACE_SECONDS))
+                    ending.create_task(self._cancel(flow_run.id))
+
+    async def _cancel(self, flow_run_id: UUID) -> None:
+        await self._control.signal(flow_run_id, "cancel")
+        if process := self._running.get(flow_run_id):
+            await process.end(_GRACE_SECONDS)
 
     async def _to_cancel(self) -> list[FlowRun]:
         asked = self._running.keys() - self._cancelled
@@ -173,8 +186,11 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         return [flow_run for flow_run in found if flow_run.id in self._running]
 
     async def _report_cancelled(self, flow_run: FlowRun) -> None:
+        """Say that the flow run was cancelled, unless it has come to an end of its own."""
         state: State[Any] = Cancelled(message="Cancelled on request; its process was ended.")
         try:
-            await self.client.set_flow_run_state(flow_run.id, state, force=True)
+            now = (await self.client.read_flow_run(flow_run.id)).state
+            if now is None or not now.is_final():
+                await self.client.set_flow_run_state(flow_run.id, state, force=True)
         except httpx.HTTPError:
             self.get_flow_run_logger(flow_run).exception("cannot report that the flow run was cancelled")
