@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from millrace.receipt import JobOutcome, Receipt
 from millrace.redaction import redact
 from millrace.settings import load_settings
 
+_logger = logging.getLogger(__name__)
+
 DECLINED = "Declined"
 """Name of the state in which a job's flow run ends that we would not do."""
 
@@ -31,6 +34,7 @@ async def job_life(network_name: str = "") -> AsyncIterator[Workbench]:
     with hold_lease(load_settings().data_dir / "leases", current_flow_run_id()), located("", "flow"):
         async with open_workbench(network_name) as bench:
             yield bench
+        _logger.info("the stages worked for %.3f s", bench.worked_seconds)
 
 
 def current_flow_run_id() -> str:

@@ -94,7 +94,9 @@ class Stage(Generic[R]):
             try:
                 bench = current_workbench()
                 tools = {name: await bench.tool(name) for name in self._tools}
+                began = time.monotonic()
                 result = await _call(self.function, inputs, tools)
+                bench.worked_seconds += time.monotonic() - began
                 _logger.info("%s", printable(self._tell(result)))
                 return result
             except Declined as error:

@@ -27,6 +27,9 @@ class Workbench:
     def __init__(self, network_name: str, settings: Settings) -> None:
         self.settings = settings
         self.stage_seconds: dict[str, float] = {}
+        """Wall time of each stage, with what Prefect adds to it."""
+        self.worked_seconds = 0.0
+        """Wall time inside the stages' own functions, all together."""
         self._network_name = network_name
         self._opened: dict[str, Any] = {}
         self._closing = AsyncExitStack()

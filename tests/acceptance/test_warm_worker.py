@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 from warm_flows import stubborn, tell
@@ -117,8 +118,9 @@ async def test_a_flow_run_is_forked_with_the_templates_environment_and_its_outpu
     assert (told["forked"], told["missing"], told["greeting"]) == (True, ["prefect.engine"], "good morning")
     assert told["folder"] == str(HERE)
     assert "written" in pool.processes.log_tail("worker", 60)
-    logs = await pool.client.read_logs()
-    assert "written" in [log.message for log in logs if log.flow_run_id == run.id], "sent before the process ended"
+    await gone(told["pid"])
+    logs = await pool.client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+    assert "written" in [log.message for log in logs], "what was logged is sent before the process ends"
 
 
 async def test_a_template_that_a_running_process_cannot_obey_starts_python_anew(pool: Pool, tmp_path: Path) -> None:
