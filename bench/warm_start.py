@@ -133,19 +133,19 @@ async def memory(processes: Processes, client: PrefectClient, folder: Path, depl
         )
         for n in range(flows)
     ]
-    await asyncio.gather(*[_begun(folder / f"memory-{kind}-{n}") for n in range(flows)])
+    await asyncio.to_thread(_wait_for, [folder / f"memory-{kind}-{n}" for n in range(flows)])
     busy = _proportional_megabytes(worker)
     for run in runs:
         await _ended(client, run)
     return (busy - idle) / flows
 
 
-async def _begun(note: Path) -> None:
-    for _ in range(round(_PATIENCE_SECONDS / 0.2)):
-        if note.exists():
-            return
-        await asyncio.sleep(0.2)
-    raise RuntimeError(f"no flow run wrote {note}")
+def _wait_for(notes: Sequence[Path]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while missing := [note for note in notes if not note.exists()]:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no flow run wrote {missing[0]}")
+        time.sleep(0.2)
 
 
 def _proportional_megabytes(worker: psutil.Process) -> float:
