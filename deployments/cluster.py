@@ -22,6 +22,8 @@ from deployments.postgres import Account, Installation, our_name, run_as
 from deployments.processes import Processes, wait_until
 from millrace.errors import Permanent, Transient
 
+RUN_AS_THE_OWNER = "run millrace as the user who ran it first, or with a data folder of its own"
+
 _DATABASE = "prefect"
 _SUPERUSER = "cluster_owner"
 """Nobody can log in as it: over the socket, peer authentication wants an account of that name."""
@@ -152,7 +154,7 @@ class Cluster:
         if owner != self.account.uid:
             raise Permanent(
                 f"the database in {self.folder} belongs to user {owner}, not to {self.account.name}",
-                hint="run millrace as the user who ran it first, or with a data folder of its own",
+                hint=RUN_AS_THE_OWNER,
             )
 
     async def _wait_for_a_killed_server(self) -> None:

@@ -8,14 +8,14 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from deployments.cluster import CannotCreate, Cluster
+from deployments.cluster import RUN_AS_THE_OWNER, CannotCreate, Cluster
 from deployments.postgres import OLDEST_MAJOR, account, installations
 from deployments.processes import Processes
 from millrace.errors import Permanent
@@ -31,7 +31,7 @@ INSTALL = "apt-get install -y --no-install-recommends postgresql"
 class Configured:
     """The operator's own database. `url` is used as it is and never shown."""
 
-    url: str
+    url: str = field(repr=False)
 
     @property
     def told(self) -> str:
@@ -123,7 +123,7 @@ def choose(data_dir: Path) -> Choice:
 class Database:
     """The open database: what Prefect's server, and nobody else, gets in its environment, and what a person is told."""
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     line: str
 
 
@@ -193,6 +193,8 @@ def _version_of(folder: Path) -> int | None:
         return None
     try:
         return int((folder / "PG_VERSION").read_text())
+    except PermissionError:
+        raise Permanent(f"the database in {folder} belongs to another user", hint=RUN_AS_THE_OWNER) from None
     except (FileNotFoundError, ValueError):
         hint = "restore it, or move it away to begin with an empty history"
         raise Permanent(f"{folder} is no PostgreSQL cluster that can be used", hint=hint) from None
