@@ -127,9 +127,7 @@ def operator(request: pytest.FixtureRequest) -> Iterator[Operator]:
     os.chown(folder, uid, uid if uid else 0)
     made = Operator(uid, folder / "data")
     yield made
-    for up in made.running:
-        up.kill()
-        up.communicate()
+    made.stop()
     for process in made.servers():
         process.kill()
     shutil.rmtree(folder)
