@@ -17,11 +17,12 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from rich.console import Console
 
+from deployments.database import URL_NAMES
 from deployments.demo_jobs import JOBS, WALL_SECONDS, DemoJob
 from deployments.demo_report import verdict_table
 from deployments.localnet import localnet_settings
 from deployments.preflight import missing
-from deployments.processes import Processes
+from deployments.processes import Processes, wait_until
 from deployments.progress import Progress, job_runs
 from deployments.stack import (
     base_environment,
@@ -29,11 +30,11 @@ from deployments.stack import (
     first_look,
     free_port,
     prefect_environment,
-    start_server,
+    start_database_and_server,
     start_worker,
-    wait_until,
 )
 from localnet.solana.client import JobPoster
+from millrace.errors import Permanent
 from millrace.settings import ENV_FILE_NAME, PUBLIC_NAMES, Settings
 from protocols.solana.keypair import load_or_create_keypair
 from stages.execute.sandbox import open_sandbox
@@ -96,8 +97,9 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     console.print("starting the local chain, IPFS and the Prefect server ...")
     addresses = await _start_localnet(processes, folder, environment)
     environment |= localnet_settings(addresses)
-    await start_server(processes, environment, port)
-    console.print(f"  Prefect UI: http://127.0.0.1:{port}\nposting {len(jobs)} jobs ...", markup=False)
+    line = await start_database_and_server(processes, environment, port, folder, durable=False)
+    await _ensure_empty(environment)
+    console.print(f"  {line}\n  Prefect UI: http://127.0.0.1:{port}\nposting {len(jobs)} jobs ...", markup=False)
     posted = await asyncio.to_thread(_post_jobs, jobs, addresses, folder)
     console.print("creating the work pool and the deployments of prefect.yaml ...")
     await deploy(environment, _FLOW_RUNS_AT_ONCE)
@@ -121,6 +123,14 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
         processes.check()
         await asyncio.sleep(1)
     return good
+
+
+async def _ensure_empty(environment: dict[str, str]) -> None:
+    """Return if the database is the demo's alone. Permanent otherwise: its worker would take the operator's jobs."""
+    async with PrefectClient(environment["PREFECT_API_URL"]) as client:
+        if await client.read_deployments(limit=1):
+            hint = f"unset {' and '.join(URL_NAMES)} for a database of the demo's own, or name an empty one"
+            raise Permanent("the configured database has deployments already", hint=hint)
 
 
 def _without_settings(environment: dict[str, str]) -> dict[str, str]:

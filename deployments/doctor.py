@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Awaitable
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from deployments.database import Sqlite, choose
 from flows.networks import networks
 from millrace.errors import MillraceError
 from millrace.finding import Finding
@@ -29,7 +28,7 @@ async def examine(settings: Settings, console: Console) -> int:
     findings = [
         *_variables(),
         *await asyncio.to_thread(diagnose, settings),
-        _database(),
+        await asyncio.to_thread(_database, settings),
         *_outbox(settings),
         *await _content(settings),
         *[await _network(name, settings) for name in networks()],
@@ -50,13 +49,14 @@ def _variables() -> list[Finding]:
     ]
 
 
-def _database() -> Finding:
-    if shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        text = "Prefect's database is SQLite unless PREFECT_SERVER_DATABASE_CONNECTION_URL names a PostgreSQL"
-    else:
-        text = "Prefect's database is SQLite: it works, several times slower than PostgreSQL"
-    remedy = "for more than a few jobs a minute: PostgreSQL with the extension pg_trgm"
-    return Finding("weak", text, remedy)
+def _database(settings: Settings) -> Finding:
+    try:
+        choice = choose(settings.data_dir)
+    except MillraceError as error:
+        return _failed("database", error, "missing")
+    if isinstance(choice, Sqlite):
+        return Finding("weak", f"database: {choice.told}", choice.remedy)
+    return Finding("ok", f"database: {choice.told}")
 
 
 def _outbox(settings: Settings) -> list[Finding]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,12 +23,21 @@ from millrace.text import printable_lines
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+@dataclass(frozen=True)
+class _Child:
+    name: str
+    popen: subprocess.Popen[bytes]
+    stop_signal: signal.Signals
+
+
 class Processes:
     """The children of this process. Leaving the block ends them all, also what they left behind."""
 
     def __init__(self, log_folder: Path) -> None:
+        self.afterwards = contextlib.ExitStack()
+        """What is to be undone once the children have ended."""
         self._log_folder = log_folder
-        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._children: list[_Child] = []
         self._not_ours: set[psutil.Process] = set()
 
     def __enter__(self) -> Self:
@@ -41,13 +52,25 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A second Ctrl-C must not leave half of them running.
-        with _deaf_to_interrupts():
-            for name, _ in reversed(self._children):
-                self.stop(name)
+        with _deaf_to_interrupts(), self.afterwards:
+            for child in reversed(self._children):
+                self.stop(child.name)
             self._end_orphans()
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start `command`, its output in `<log folder>/<name>.log`, deaf to this terminal's Ctrl-C."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        cwd: str | None = None,
+        pass_fds: Sequence[int] = (),
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> subprocess.Popen[bytes]:
+        """Start `command`, its output in `<log folder>/<name>.log`, deaf to this terminal's Ctrl-C.
+
+        It inherits the descriptors `pass_fds` and is asked to end with `stop_signal`.
+        """
         with (self._log_folder / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
                 command,
@@ -56,17 +79,19 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                cwd=cwd,
+                pass_fds=pass_fds,
             )
-        self._children.append((name, child))
+        self._children.append(_Child(name, child, stop_signal))
         return child
 
     def check(self) -> None:
         """Raise Transient naming the first child that has ended by itself, with the end of its log."""
-        for name, child in self._children:
-            if child.poll() is not None:
+        for child in self._children:
+            if child.popen.poll() is not None:
                 raise Transient(
-                    f"{name} ended with code {child.returncode}:\n{self.log_tail(name)}",
-                    hint=f"the whole log is {self._log_folder / name}.log",
+                    f"{child.name} ended with code {child.popen.returncode}:\n{self.log_tail(child.name)}",
+                    hint=f"the whole log is {self._log_folder / child.name}.log",
                 )
 
     def log_tail(self, name: str, lines: int = 15) -> str:
@@ -77,19 +102,19 @@ class Processes:
 
     def process(self, name: str) -> psutil.Process:
         """The running child of that name. KeyError if there is none."""
-        return psutil.Process(dict(self._children)[name].pid)
+        return psutil.Process({child.name: child.popen.pid for child in self._children}[name])
 
     def stop(self, name: str, patience_seconds: float = 10.0) -> None:
         """Ask the child and everything below it to end; after `patience_seconds`, end it."""
-        for child_name, child in self._children:
-            if child_name == name and child.poll() is None:
-                family = _family(child.pid)
-                child.send_signal(signal.SIGTERM)
+        for child in self._children:
+            if child.name == name and child.popen.poll() is None:
+                family = _family(child.popen.pid)
+                child.popen.send_signal(child.stop_signal)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(patience_seconds)
-                _end([*family, *_family(child.pid)])
-                child.wait()
-        self._children = [(other, child) for other, child in self._children if other != name]
+                    child.popen.wait(patience_seconds)
+                _end([*family, *_family(child.popen.pid)])
+                child.popen.wait()
+        self._children = [child for child in self._children if child.name != name]
 
     def _end_orphans(self) -> None:
         """End what our children left behind: as their subreaper, we are its parent now."""
@@ -103,6 +128,16 @@ class Processes:
             for process in psutil.Process().children(recursive=True)
             if process not in self._not_ours and _is_alive(process)
         ]
+
+
+async def wait_until(ready: Callable[[], bool], what: str, seconds: float, processes: Processes) -> None:
+    """Wait until `ready()`; Transient if it takes longer than `seconds` or if a child process ends."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        processes.check()
+        if time.monotonic() > deadline:
+            raise Transient(f"{what} did not come up within {seconds:.0f} s", hint="look at its log")
+        await asyncio.sleep(0.1)
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -6,16 +6,16 @@ import asyncio
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-from deployments.processes import Processes
-from millrace.errors import Permanent, Transient
+from deployments.database import open_database
+from deployments.processes import Processes, wait_until
+from millrace.errors import Permanent
 from millrace.logs import OUR_LOGGERS
 from millrace.settings import ENV_FILE_NAME, Settings, env_file
 
@@ -75,6 +75,18 @@ def base_environment() -> dict[str, str]:
     return kept
 
 
+async def start_database_and_server(
+    processes: Processes, environment: Mapping[str, str], port: int, data_dir: Path, *, durable: bool = True
+) -> str:
+    """Open the database, start the Prefect server on it, and return the line that says which one it is.
+
+    The server alone learns the database's address. Not `durable`: see `open_database`.
+    """
+    database = await open_database(processes, data_dir, durable=durable)
+    await start_server(processes, {**environment, **database.environment}, port)
+    return database.line
+
+
 async def start_server(processes: Processes, environment: Mapping[str, str], port: int) -> None:
     """Start the Prefect server and wait until it answers."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -109,16 +121,6 @@ def start_worker(processes: Processes, environment: Mapping[str, str], limit: in
     """Start a worker of our pool: self-test and reconciliation first, then Prefect's worker."""
     command = [sys.executable, "-m", "deployments", "worker", "--pool", POOL, "--limit", str(limit)]
     processes.start("worker", command, environment)
-
-
-async def wait_until(ready: Callable[[], bool], what: str, seconds: float, processes: Processes) -> None:
-    """Wait until `ready()`; Transient if it takes longer than `seconds` or if a child process ends."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        processes.check()
-        if time.monotonic() > deadline:
-            raise Transient(f"{what} did not come up within {seconds:.0f} s", hint="look at its log")
-        await asyncio.sleep(0.1)
 
 
 def _answers(url: str) -> bool:

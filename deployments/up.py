@@ -16,7 +16,7 @@ from deployments.stack import (
     first_look,
     pinned_settings,
     prefect_environment,
-    start_server,
+    start_database_and_server,
     start_worker,
 )
 from millrace.settings import Settings
@@ -33,7 +33,7 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
     for line in await accounts(settings):
         console.print(line, markup=False)
     with Processes(data_dir / "logs") as processes:
-        await start_server(processes, environment, port)
+        console.print(await start_database_and_server(processes, environment, port, data_dir), markup=False)
         await deploy(environment, limit)
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
             await first_look(client)

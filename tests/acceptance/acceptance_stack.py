@@ -20,7 +20,15 @@ from prefect.client.schemas.sorting import LogSort
 
 from deployments.localnet import localnet_settings
 from deployments.processes import Processes
-from deployments.stack import base_environment, deploy, free_port, prefect_environment, start_server, start_worker
+from deployments.stack import (
+    base_environment,
+    deploy,
+    free_port,
+    prefect_environment,
+    start_database_and_server,
+    start_server,
+    start_worker,
+)
 from flows.lease import Holder, holder_of
 from localnet.ipfs import IpfsLocalnet
 from localnet.solana import SolanaLocalnet
@@ -130,8 +138,11 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path) -> AsyncIterator[Stack]:
-    """Everything started, with an empty database in `folder`; ended with the block."""
+async def running_stack(folder: Path, *, sqlite: bool = False) -> AsyncIterator[Stack]:
+    """Everything started, with an empty database in `folder`; ended with the block.
+
+    The database is what this machine gives `millrace up`, or SQLite in any case.
+    """
     port = free_port()
     with (
         SolanaLocalnet(slot_milliseconds=50) as solana,
@@ -160,7 +171,10 @@ async def running_stack(folder: Path) -> AsyncIterator[Stack]:
             "POLL_INTERVAL": "1",
         }
         made = Stack(folder, solana, ipfs, processes, environment, owner)
-        await start_server(processes, environment, port)
+        if sqlite:
+            await start_server(processes, environment, port)
+        else:
+            await start_database_and_server(processes, environment, port, folder, durable=False)
         await deploy(environment, limit=4)
         made.start_worker()
         yield made

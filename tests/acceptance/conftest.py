@@ -11,7 +11,19 @@ from stages.execute.sandbox import missing_tools
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    if missing := missing_tools():
-        pytest.skip(f"needs {', '.join(what for what, _ in missing)}; install it and this runs")
+    """On the database that this machine gives `millrace up`: PostgreSQL where it is installed."""
+    _skip_without_sandbox()
     async with running_stack(tmp_path_factory.mktemp("stack")) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sqlite_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    _skip_without_sandbox()
+    async with running_stack(tmp_path_factory.mktemp("stack"), sqlite=True) as running:
+        yield running
+
+
+def _skip_without_sandbox() -> None:
+    if missing := missing_tools():
+        pytest.skip(f"needs {', '.join(what for what, _ in missing)}; install it and this runs")

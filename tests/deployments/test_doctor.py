@@ -199,6 +199,22 @@ async def test_an_address_for_content_that_may_not_be_used_is_missing(good: Sett
     assert "127.0.0.1" in found
 
 
+async def test_the_database_is_named_without_its_password(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql+asyncpg://millrace:c0rrect-horse@db.example/prefect"
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
+    _, line = await about(good, "database: ")
+    assert line.startswith("ok")
+    assert "db.example" in line
+    assert "c0rrect" not in line
+
+
+async def test_a_database_that_cannot_be_used_is_missing(good: Settings) -> None:
+    (good.data_dir / "postgres").mkdir(parents=True)
+    code, line = await about(good, "database: ")
+    assert (code, line[:7]) == (1, "missing")
+    assert "no PostgreSQL cluster" in line
+
+
 async def test_a_misspelt_variable_is_reported(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_DATA_DRI", "/somewhere")
     code, line = await about(good, "settings: ")
