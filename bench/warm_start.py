@@ -39,7 +39,7 @@ from deployments.stack import (
     deploy,
     free_port,
     prefect_environment,
-    start_server,
+    start_database_and_server,
     start_worker,
 )
 from deployments.worker import WarmWorker
@@ -77,7 +77,8 @@ async def bench(folder: Path, single: int, bursts: int, jobs: int) -> int:
     port = free_port()
     environment = {**base_environment(), **prefect_environment(folder, port)}
     with Processes(folder / "logs") as processes:
-        await start_server(processes, environment, port)
+        database = await start_database_and_server(processes, environment, port, folder)
+        print(database, flush=True)
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
             deployments = {kind: await _serve(processes, environment, client, kind) for kind in _TYPES}
             await asyncio.gather(
@@ -98,7 +99,7 @@ async def bench(folder: Path, single: int, bursts: int, jobs: int) -> int:
             for kind in _TYPES:
                 processes.stop(kind)
             costs = await job_costs(folder, processes, environment, client, jobs)
-    return _report(alone, together, megabytes, costs, "SQLite")
+    return _report(alone, together, megabytes, costs, database)
 
 
 async def _serve(processes: Processes, environment: dict[str, str], client: PrefectClient, kind: str) -> UUID:
@@ -242,6 +243,7 @@ def _report(
     costs: Sequence[float],
     database: str,
 ) -> int:
+    database = "PostgreSQL" if "PostgreSQL 1" in database else "SQLite"
     rows: list[dict[str, Any]] = [
         {
             "worker": name,
