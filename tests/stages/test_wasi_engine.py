@@ -95,7 +95,7 @@ def test_an_end_is_called_what_it_would_be_of_a_native_program(
 def test_time_that_is_up_ends_a_program_whatever_it_does(tmp_path: Path, start: str) -> None:
     outcome = run(module(start), tmp_path, SMALL.model_copy(update={"wall_seconds": 0.6}))
     assert (outcome.status, outcome.returncode) == (Status.timeout, -9)
-    assert 0.6 <= outcome.usage.wall_seconds < 2
+    assert 0.6 <= outcome.usage.wall_seconds < 5
 
 
 def test_a_share_of_a_core_is_kept_as_a_sum(tmp_path: Path) -> None:

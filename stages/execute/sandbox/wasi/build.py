@@ -25,6 +25,9 @@ PINNED_SHA256 = "e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a76
 MOST_BYTES = 256 << 20
 """More than any build of CPython; keeps a wrong file from filling the memory."""
 
+_MAGIC = b"\0asm\1\0\0\0"
+"""A module of version 1. Machine code, which wasmtime would take for what it is elsewhere, begins otherwise."""
+
 FETCH = "millrace wasi fetch"
 _FETCH_SECONDS = 600
 
@@ -45,6 +48,8 @@ class Build:
             raise _unusable(f"the WASI build of Python cannot be read: {error}") from error
         if (found := hashlib.sha256(content).hexdigest()) != self.sha256:
             raise _unusable(f"{self.path} has the SHA-256 {found}, not {self.sha256}")
+        if not content.startswith(_MAGIC):
+            raise _unusable(f"{self.path} is no WASM module")
         return content
 
 

@@ -128,7 +128,7 @@ class WasiSandbox:
 
 
 _ALWAYS = (
-    "programs need four to nine times the processor time that they need in the default sandbox",
+    "programs need three to eleven times the processor time that they need in the default sandbox, hashing even more",
     "programs have the standard library without threads, processes, sockets, ctypes and writable files, not even /tmp",
     "a program out of memory sees MemoryError instead of ending as `oom`; its share of the processor is not limited, "
     "only its sum",
