@@ -63,9 +63,9 @@ class CompiledModule:
             return self._make()
 
     def sweep(self) -> list[str]:
-        """Remove what compilations left behind whose process is gone, and machine code that nothing will load again."""
+        """Remove what compilations left half written whose process is gone."""
         removed = []
-        for path in self.folder.glob("*.cwasm*"):
+        for path in self.folder.glob("*.millrace-*"):
             if is_orphan(path.suffix.removeprefix(".")):
                 path.unlink(missing_ok=True)
                 removed.append(path.name)

@@ -6,16 +6,18 @@ import os
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wasi_python import SETTINGS, not_fetched
+from attack_backend_wasi import SETTINGS, not_fetched
 
 from millrace.limits import MIB, Limits
 from stages.execute.python import run_python
 from stages.execute.sandbox import Outcome, Spec, Status
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.execute.sandbox.selftest import CACHE_FILE, ensure_working
+from stages.execute.sandbox.wasi import engine
 from stages.execute.sandbox.wasi.opening import open_wasi
 from stages.execute.sandbox.wasi.probes import GUARD
 from stages.execute.sandbox.wasi.sandbox import WasiSandbox
@@ -165,3 +167,55 @@ def test_an_execution_says_which_python_it_was(sandbox: WasiSandbox) -> None:
     execution = run_python(GUARD.encode() + b"print('hi')", SMALL, sandbox=sandbox, clock=lambda: 0.0)
     assert execution.backend.startswith("wasi: CPython 3.12.0, wasmtime ")
     assert '"stdout": "hi\\n"' in execution.result_json
+
+
+ENGINE = Path(engine.__file__)
+
+
+STREAMS = "wasi.inherit_stdout()"
+
+
+@pytest.mark.parametrize(
+    ("defence", "instead", "failing"),
+    [
+        (STREAMS, "wasi.env = [('WALLET', 'x')]", "nothing of our environment"),
+        (STREAMS, "wasi.preopen_dir({folder!r}, '/etc')", "no file of the machine"),
+        (STREAMS, "wasi.preopen_dir({folder!r}, '/etc')", "no open files of ours"),
+        (STREAMS, "wasi.preopen_dir({folder!r}, '/tmp')", "nothing to write to"),
+        ('memory_size=task["memory_bytes"], ', "", "the memory limit"),
+    ],
+)
+def test_with_a_defence_taken_away_the_self_test_fails(
+    sandbox: WasiSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defence: str, instead: str, failing: str
+) -> None:
+    """Negative control: what the self-test finds held is held by the defence, not by accident."""
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    (shown / "passwd").write_text("a file of the machine, for this test alone")
+    weakened, strong = tmp_path / "engine.py", ENGINE.read_text()
+    assert defence in strong
+    kept = f"{STREAMS}; " if defence == STREAMS else ""
+    weakened.write_text(strong.replace(defence, kept + instead.format(folder=str(shown))))
+    monkeypatch.setattr(engine, "__file__", str(weakened))
+    # The filter and the other user would hold alone what this takes away: they are the second wall, tested elsewhere.
+    alone = replace(sandbox, seccomp_program=None, slots=None)
+    assert failing in {test.name for test in alone.self_test() if not test.passed}
+
+
+def test_the_filter_alone_keeps_a_program_from_writing(
+    sandbox: WasiSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Had the engine a folder to give away, no file in it could be opened."""
+    if sandbox.seccomp_program is None:
+        pytest.skip("needs libseccomp: apt install libseccomp2")
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    weakened = tmp_path / "engine.py"
+    weakened.write_text(ENGINE.read_text().replace(STREAMS, f"{STREAMS}; wasi.preopen_dir({str(shown)!r}, '/tmp')"))
+    monkeypatch.setattr(engine, "__file__", str(weakened))
+    filtered = replace(sandbox, slots=None)
+    outcome = run(filtered, "open('/tmp/left-behind', 'wb')")
+    assert b"Error" in outcome.stderr
+    assert not list(shown.iterdir())
+    assert run(replace(filtered, seccomp_program=None), "open('/tmp/left-behind', 'wb')").status is Status.ok
+    assert [path.name for path in shown.iterdir()] == ["left-behind"]
