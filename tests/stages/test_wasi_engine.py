@@ -96,6 +96,9 @@ def test_time_that_is_up_ends_a_program_whatever_it_does(tmp_path: Path, start: 
     outcome = run(module(start), tmp_path, SMALL.model_copy(update={"wall_seconds": 0.6}))
     assert (outcome.status, outcome.returncode) == (Status.timeout, -9)
     assert 0.6 <= outcome.usage.wall_seconds < 5
+    used = outcome.usage.cpu_seconds or 0
+    assert used > 0.05 if start == LOOP else used < 0.5, "what the kernel knows of an engine that was killed"
+    assert (outcome.usage.peak_memory_bytes or 0) > 10 * MIB
 
 
 def test_a_share_of_a_core_is_kept_as_a_sum(tmp_path: Path) -> None:
@@ -121,6 +124,18 @@ def test_copies_that_the_engine_makes_are_bounded_by_what_the_program_has(tmp_pa
     outcome = run(module(fill, pages=250), tmp_path, SMALL.model_copy(update={"wall_seconds": 1, "cpus": 0.5}))
     assert outcome.status is Status.timeout
     assert (outcome.usage.peak_memory_bytes or 0) < 2 * SMALL.memory_bytes + 64 * MIB
+
+
+def test_many_and_wrong_arguments_of_a_call_cost_the_engine_little(tmp_path: Path) -> None:
+    for call, status in (
+        ("(drop (call $write (i32.const 1) (i32.const 0) (i32.const 2000000) (i32.const 15999900)))", Status.ok),
+        ("(drop (call $poll (i32.const 0) (i32.const 8000000) (i32.const 160000) (i32.const 15999900)))", Status.ok),
+        ("(drop (call $random (i32.const 0) (i32.const -1)))", Status.signal),
+        ("(drop (call $write (i32.const 1) (i32.const -4) (i32.const 1) (i32.const 8)))", Status.signal),
+    ):
+        outcome = run(module(call, pages=250), tmp_path)
+        assert outcome.status is status, outcome
+        assert (outcome.usage.peak_memory_bytes or 0) < 200 * MIB
 
 
 @pytest.mark.parametrize("fd", [1, 2])
@@ -172,7 +187,7 @@ def test_cancelling_kills_the_run_at_once(tmp_path: Path) -> None:
 def asleep(sandbox: WasiSandbox, pool: ThreadPoolExecutor) -> Path:
     """Start a run of a module that sleeps; returns its engine's folder in /proc once the module has begun."""
     sandbox.compiled.descriptor()
-    pool.submit(sandbox.run, Spec(b"", limits=SMALL.model_copy(update={"wall_seconds": 3})))
+    pool.submit(sandbox.run, Spec(b"", limits=SMALL))
     assert wait_until(lambda: engines() and threads_filtered(engines()[0]))
     return engines()[0]
 
@@ -208,10 +223,11 @@ def test_without_our_filter_the_engine_has_none(tmp_path: Path) -> None:
     sandbox = replace(sandbox_with(module(SLEEP), tmp_path), seccomp_program=None)
     sandbox.compiled.descriptor()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(sandbox.run, Spec(b"", limits=SMALL.model_copy(update={"wall_seconds": 1.5})))
+        pool.submit(sandbox.run, Spec(b"", limits=SMALL))
         assert wait_until(lambda: engines() and len(list((engines()[0] / "task").iterdir())) > 1)
         assert not threads_filtered(engines()[0])
         assert any("libseccomp" in text for text in sandbox.describe())
+        os.kill(int(engines()[0].name), signal.SIGKILL)
 
 
 def test_an_engine_killed_from_outside_is_not_the_jobs_fault(tmp_path: Path) -> None:
@@ -247,7 +263,7 @@ def test_a_killed_worker_leaves_no_engine(tmp_path: Path) -> None:
 
 def test_an_engine_whose_worker_is_stopped_ends_a_busy_program_itself(tmp_path: Path) -> None:
     code = textwrap.dedent(WORKER).replace("SLEEP", "LOOP")
-    code = code.format(tests=str(Path(__file__).parent), folder=str(tmp_path), wall=2)
+    code = code.format(tests=str(Path(__file__).parent), folder=str(tmp_path), wall=4)
     with subprocess.Popen([sys.executable, "-c", code]) as worker:
         assert wait_until(lambda: any(map(threads_filtered, engines(f"millrace-{worker.pid}-"))), 30)
         worker.send_signal(signal.SIGSTOP)

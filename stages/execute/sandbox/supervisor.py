@@ -76,6 +76,11 @@ class Supervisor:
                 pipe.close()
 
     @property
+    def pid(self) -> int:
+        """The number of the process that was started."""
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """The program's exit code as bubblewrap reported it; None if the program never ran or never ended."""
         return self.reported("exit-code")

@@ -49,7 +49,13 @@ class CompiledModule:
 
         Raises Declined(no_sandbox) if the folder is not ours alone or the build does not compile.
         """
-        return _sealed(self)
+        if (found := _descriptors.get(self)) is not None:
+            return found
+        made = sealed_file("module", self.load())
+        # Another thread may have been first; no lock, which a fork could leave locked.
+        if (kept := _descriptors.setdefault(self, made)) != made:
+            os.close(made)
+        return kept
 
     def load(self) -> bytes:
         """The machine code as it was made; compiled, and kept, if there is none or if it was damaged."""
@@ -92,9 +98,7 @@ class CompiledModule:
         return content
 
 
-@cache
-def _sealed(module: CompiledModule) -> int:
-    return sealed_file("module", module.load())
+_descriptors: dict[CompiledModule, int] = {}
 
 
 def engine_command(name: str, task: dict[str, object]) -> list[str]:

@@ -22,6 +22,7 @@ from stages.execute.sandbox.verdict import Observation, judge
 from stages.execute.sandbox.wasi import engine, leftovers, selftest
 from stages.execute.sandbox.wasi.compiled import CompiledModule, engine_command, wasmtime_version
 from stages.execute.sandbox.wasi.program import python_arguments
+from stages.execute.sandbox.wasi.usage import Used, used_by
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ class WasiSandbox:
             with self._start(spec, uid, module, began, cancel) as supervisor:
                 ending = supervisor.watch()
                 wall_seconds = time.monotonic() - began
+                used = used_by(supervisor.pid)
                 dead = supervisor.end()
-                return _verdict(spec, supervisor, ending, dead, wall_seconds, self.name)
+                usage = _usage(supervisor, used, wall_seconds)
+                return _verdict(spec, supervisor, ending, usage, self.name, dead=dead)
 
     def _start(
         self, spec: Spec, uid: int | None, module: int, began: float, cancel: threading.Event | None
@@ -135,10 +138,19 @@ _ALWAYS = (
 )
 
 
-def _verdict(
-    spec: Spec, supervisor: Supervisor, ending: Ending, dead: bool, wall_seconds: float, backend: str
-) -> Outcome:
-    cpu = supervisor.reported("cpu-microseconds")
+def _usage(supervisor: Supervisor, used: Used, wall_seconds: float) -> Usage:
+    """What the engine reported of itself, else what the kernel knew of it before it was killed."""
+    cpu, peak = supervisor.reported("cpu-microseconds"), supervisor.reported("peak-bytes")
+    return Usage(
+        wall_seconds=round(wall_seconds, 6),
+        cpu_seconds=used.cpu_seconds if cpu is None else cpu / 1e6,
+        peak_memory_bytes=used.peak_memory_bytes if peak is None else peak,
+        stdout_bytes=len(supervisor.stdout.kept),
+        stderr_bytes=len(supervisor.stderr.kept),
+    )
+
+
+def _verdict(spec: Spec, supervisor: Supervisor, ending: Ending, usage: Usage, backend: str, *, dead: bool) -> Outcome:
     seen = Observation(
         ending=ending,
         exit_code=supervisor.exit_code,
@@ -146,13 +158,7 @@ def _verdict(
         dead=dead,
         stdout=supervisor.stdout,
         stderr=supervisor.stderr,
-        usage=Usage(
-            wall_seconds=round(wall_seconds, 6),
-            cpu_seconds=None if cpu is None else cpu / 1e6,
-            peak_memory_bytes=supervisor.reported("peak-bytes"),
-            stdout_bytes=len(supervisor.stdout.kept),
-            stderr_bytes=len(supervisor.stderr.kept),
-        ),
+        usage=usage,
     )
     outcome = judge(seen, spec.limits, backend)
     trap, started = supervisor.reported("trap"), supervisor.reported("started")
