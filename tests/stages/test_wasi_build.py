@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import wasmtime
+from typer.testing import CliRunner
 from wasi_modules import module, sandbox_with, saying
 
+from deployments.cli import app
 from millrace.errors import Declined, DeclineReason, Permanent
 from millrace.settings import SandboxSettings, Settings, load_settings
 from stages.execute.sandbox import Spec, Status, open_sandbox
@@ -206,3 +208,11 @@ def test_many_that_want_it_at_once_get_the_same(tmp_path: Path) -> None:
         found = list(pool.map(lambda _: one.load(), range(4)))
     assert len(set(found)) == 1
     assert len(list(one.folder.glob("*.cwasm*"))) == 1
+
+
+def test_the_command_takes_no_other_file_than_the_pinned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["wasi", "fetch", "--from", str(package(tmp_path / "other.tgz"))])
+    assert isinstance(result.exception, Permanent)
+    assert "SHA-256" in str(result.exception)
+    assert [path.name for path in (tmp_path / ".millrace/wasi").iterdir()] == []

@@ -11,13 +11,14 @@ from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 from stages.execute.sandbox.opening import install_hint, open_bubblewrap
 from stages.execute.sandbox.selftest import remedy
 from stages.execute.sandbox.tools import missing_tools
-from stages.execute.sandbox.wasi.opening import open_wasi
 
 
 def diagnose(settings: Settings) -> list[Finding]:
     """Look for everything the sandbox needs, then try it out. Raises nothing on purpose: it is the report."""
     if settings.sandbox.backend == "wasi":
-        return _wasi(settings)
+        from stages.execute.sandbox.wasi.diagnosis import diagnose_wasi
+
+        return diagnose_wasi(settings)
     missing = missing_tools(settings.sandbox.python)
     if missing:
         return [
@@ -50,24 +51,3 @@ def _weak(sandbox: BubblewrapSandbox) -> list[Finding]:
         else "run the worker as a systemd service (Delegate=yes), or inside a session of the user's own systemd"
     )
     return [Finding("weak", f"sandbox: {text}", action) for text in sandbox.describe()]
-
-
-def _wasi(settings: Settings) -> list[Finding]:
-    try:
-        sandbox = open_wasi(settings)
-        sandbox.compiled.descriptor()
-    except Declined as error:
-        return [Finding("missing", f"sandbox: {error.message}", error.hint)]
-    tests = sandbox.self_test()
-    failed = [test for test in tests if not test.passed]
-    if failed:
-        return [
-            Finding("missing", f"sandbox: not kept: {t.name} ({t.detail})", remedy(t.detail, sandbox.name))
-            for t in failed
-        ]
-    action = "where namespaces are allowed, unset MILLRACE_SANDBOX__BACKEND: the default sandbox has none of this"
-    return [
-        Finding("ok", f"sandbox: {sandbox.name} at {sandbox.compiled.build.path}"),
-        Finding("ok", f"sandbox: {len(tests)} promises tried out and kept; limits by wasmtime and the worker"),
-        *[Finding("weak", f"sandbox: {text}", action) for text in sandbox.describe()],
-    ]

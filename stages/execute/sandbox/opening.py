@@ -14,7 +14,6 @@ from stages.execute.sandbox.launch import CLEAN_ENVIRONMENT
 from stages.execute.sandbox.seccomp import allow_list_program
 from stages.execute.sandbox.slots import Slots
 from stages.execute.sandbox.tools import find_tools, missing_tools
-from stages.execute.sandbox.wasi.opening import open_wasi
 
 
 def open_sandbox(settings: Settings) -> Sandbox:
@@ -22,7 +21,11 @@ def open_sandbox(settings: Settings) -> Sandbox:
 
     Raises Declined(no_sandbox) if this machine cannot have it. There is no fallback, least of all to no sandbox.
     """
-    return open_wasi(settings) if settings.sandbox.backend == "wasi" else open_bubblewrap(settings)
+    if settings.sandbox.backend == "wasi":
+        from stages.execute.sandbox.wasi.opening import open_wasi
+
+        return open_wasi(settings)
+    return open_bubblewrap(settings)
 
 
 def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
