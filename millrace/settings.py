@@ -10,10 +10,19 @@ from __future__ import annotations
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -37,10 +46,25 @@ class _Section(BaseModel):
 class SandboxSettings(_Section):
     """How strangers' code is run."""
 
-    backend: Literal["bubblewrap"] = Field(default="bubblewrap", description="The sandbox; there is no unsandboxed one")
+    backend: Literal["bubblewrap", "wasi"] = Field(
+        default="bubblewrap", description="The sandbox; there is no unsandboxed one. `wasi` needs `millrace wasi fetch`"
+    )
     python: Path | None = Field(default=None, description="Interpreter jobs run on; the system's python3 when unset")
     first_uid: int = Field(default=61_000, ge=1_000, description="As root: uid of slot 0; slot n runs as first_uid + n")
     slots: int = Field(default=64, ge=1, le=500, description="As root: how many uids may be in use at once")
+    wasi_python: Path | None = Field(
+        default=None,
+        description="For `wasi`: a build of CPython of your own, one file with the standard library inside",
+    )
+    wasi_python_sha256: str = Field(
+        default="", pattern=r"^([0-9a-f]{64})?$", description="For `wasi`: the SHA-256 of that file, in hex"
+    )
+
+    @model_validator(mode="after")
+    def _a_build_of_ones_own_has_a_hash(self) -> Self:
+        if self.wasi_python is not None and not self.wasi_python_sha256:
+            raise ValueError("wasi_python needs wasi_python_sha256, the hash of the file it names")
+        return self
 
 
 class IpfsSettings(_Section):

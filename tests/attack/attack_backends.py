@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import attack_backend_wasi
 from attack_case import EXIT, PRELUDE, Case, Difference, Differences, NotPromised
 
 from millrace.settings import Settings
@@ -89,4 +90,12 @@ UNGROUPED = Backend(
     },
 )
 
-BACKENDS = [BUBBLEWRAP, UNGROUPED]
+WASI = Backend(
+    "wasi",
+    attack_backend_wasi.not_fetched,
+    attack_backend_wasi.open_fetched,
+    attack_backend_wasi.DIFFERENCES,
+    attack_backend_wasi.PRELUDE,
+)
+
+BACKENDS = [BUBBLEWRAP, UNGROUPED, WASI]

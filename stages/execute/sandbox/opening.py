@@ -8,6 +8,7 @@ from millrace.errors import Declined, DeclineReason
 from millrace.settings import Settings
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 from stages.execute.sandbox.hierarchies import find_hierarchy
+from stages.execute.sandbox.interface import Sandbox
 from stages.execute.sandbox.interpreter import examine_interpreter, find_interpreter
 from stages.execute.sandbox.launch import CLEAN_ENVIRONMENT
 from stages.execute.sandbox.seccomp import allow_list_program
@@ -15,10 +16,22 @@ from stages.execute.sandbox.slots import Slots
 from stages.execute.sandbox.tools import find_tools, missing_tools
 
 
-def open_sandbox(settings: Settings) -> BubblewrapSandbox:
-    """The sandbox of this machine, not yet tried out: see `selftest.ensure_working`.
+def open_sandbox(settings: Settings) -> Sandbox:
+    """The sandbox that the settings ask for, not yet tried out: see `selftest.ensure_working`.
 
-    Raises Declined(no_sandbox) with the command that installs what is missing. There is no fallback without a sandbox.
+    Raises Declined(no_sandbox) if this machine cannot have it. There is no fallback, least of all to no sandbox.
+    """
+    if settings.sandbox.backend == "wasi":
+        from stages.execute.sandbox.wasi.opening import open_wasi
+
+        return open_wasi(settings)
+    return open_bubblewrap(settings)
+
+
+def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
+    """The default sandbox as this machine can have it.
+
+    Raises Declined(no_sandbox) with the command that installs what is missing.
     """
     wanted = settings.sandbox
     if missing := missing_tools(wanted.python):

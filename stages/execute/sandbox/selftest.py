@@ -50,12 +50,15 @@ def ensure_working(sandbox: Sandbox, state_dir: Path) -> None:
     failed = [test for test in sandbox.self_test() if not test.passed]
     if failed:
         what = "; ".join(f"{test.name}: {test.detail}" if test.detail else test.name for test in failed)
-        raise Declined(f"the sandbox does not hold here: {what}", reason=DeclineReason.no_sandbox, hint=remedy(what))
+        hint = remedy(what, sandbox.name)
+        raise Declined(f"the sandbox does not hold here: {what}", reason=DeclineReason.no_sandbox, hint=hint)
     _remember(file, wanted)
 
 
-def remedy(failure: str) -> str:
-    """The one thing to do about a failed self-test on this machine."""
+def remedy(failure: str, backend: str = "") -> str:
+    """The one thing to do about a failed self-test on this machine, of the back end with that name."""
+    if backend.startswith("wasi"):
+        return "get the build of Python anew with `millrace wasi fetch`; the details are in docs/sandbox.md"
     if _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
         return "AppArmor forbids user namespaces here: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     if _setting("kernel/unprivileged_userns_clone") == "0":

@@ -76,9 +76,18 @@ class Supervisor:
                 pipe.close()
 
     @property
+    def pid(self) -> int:
+        """The number of the process that was started."""
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """The program's exit code as bubblewrap reported it; None if the program never ran or never ended."""
-        return report_entry(self._report, "exit-code")
+        return self.reported("exit-code")
+
+    def reported(self, name: str) -> int | None:
+        """The number that was reported as `name`; None if it was not, or not yet."""
+        return report_entry(self._report, name)
 
     def watch(self) -> Ending:
         """Read until the program has ended and its output with it, or until it has to be stopped."""
