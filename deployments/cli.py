@@ -23,6 +23,8 @@ _HELP = "Find jobs on blockchains, do them in a sandbox, and submit the results 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP)
 audit = typer.Typer(no_args_is_help=True, help="The receipts, without Prefect.")
 app.add_typer(audit, name="audit")
+docker = typer.Typer(no_args_is_help=True, help="The sandbox of containers.")
+app.add_typer(docker, name="docker")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -136,6 +138,22 @@ def export() -> None:
 
     for entry in _receipt_log(None).entries():
         sys.stdout.write(json.dumps(entry["receipt"], sort_keys=True) + "\n")
+
+
+@docker.command()
+def image() -> None:
+    """Make the image that jobs run in from this machine's own Python, if need be, and print its id."""
+    from stages.execute.sandbox.containers.daemon import find_daemon
+    from stages.execute.sandbox.containers.opening import find_image
+
+    own = _settings()
+    found = find_image(find_daemon(own.sandbox), own)
+    console.print(f"{found.id} with {found.python}", markup=False)
+
+
+@docker.callback()
+def _only_commands() -> None:
+    """The sandbox of containers."""
 
 
 def _receipt_log(folder: Path | None) -> ReceiptLog:

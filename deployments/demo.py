@@ -36,7 +36,7 @@ from deployments.stack import (
 from localnet.solana.client import JobPoster
 from millrace.settings import ENV_FILE_NAME, PUBLIC_NAMES, Settings
 from protocols.solana.keypair import load_or_create_keypair
-from stages.execute.sandbox import open_sandbox
+from stages.execute.sandbox.opening import open_bubblewrap
 
 _SLOT_MILLISECONDS = 100
 _FLOW_RUNS_AT_ONCE = 4
@@ -81,7 +81,7 @@ async def run_demo(*, keep: bool) -> int:
 
 async def _demo(console: Console, processes: Processes, folder: Path, *, keep: bool) -> bool:
     began = time.monotonic()
-    grouped = open_sandbox(Settings()).hierarchy is not None
+    grouped = open_bubblewrap(Settings()).hierarchy is not None
     jobs = JOBS if grouped else tuple(job.without_groups() for job in JOBS)
     port = free_port()
     environment = {

@@ -8,13 +8,16 @@ from millrace.errors import Declined
 from millrace.finding import Finding
 from millrace.settings import Settings
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
-from stages.execute.sandbox.opening import install_hint, open_sandbox
+from stages.execute.sandbox.containers.diagnosis import diagnose_docker
+from stages.execute.sandbox.opening import install_hint, open_bubblewrap
 from stages.execute.sandbox.selftest import remedy
 from stages.execute.sandbox.tools import missing_tools
 
 
 def diagnose(settings: Settings) -> list[Finding]:
     """Look for everything the sandbox needs, then try it out. Raises nothing on purpose: it is the report."""
+    if settings.sandbox.backend == "docker":
+        return diagnose_docker(settings)
     missing = missing_tools(settings.sandbox.python)
     if missing:
         return [
@@ -22,7 +25,7 @@ def diagnose(settings: Settings) -> list[Finding]:
             for what, package in missing
         ]
     try:
-        sandbox = open_sandbox(settings)
+        sandbox = open_bubblewrap(settings)
     except Declined as error:
         return [Finding("missing", f"sandbox: {error.message}", error.hint)]
     return [*_tried_out(sandbox), *_weak(sandbox)]

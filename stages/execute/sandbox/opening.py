@@ -7,7 +7,9 @@ import os
 from millrace.errors import Declined, DeclineReason
 from millrace.settings import Settings
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
+from stages.execute.sandbox.containers.opening import open_docker
 from stages.execute.sandbox.hierarchies import find_hierarchy
+from stages.execute.sandbox.interface import Sandbox
 from stages.execute.sandbox.interpreter import examine_interpreter, find_interpreter
 from stages.execute.sandbox.launch import CLEAN_ENVIRONMENT
 from stages.execute.sandbox.seccomp import allow_list_program
@@ -15,11 +17,17 @@ from stages.execute.sandbox.slots import Slots
 from stages.execute.sandbox.tools import find_tools, missing_tools
 
 
-def open_sandbox(settings: Settings) -> BubblewrapSandbox:
-    """The sandbox of this machine, not yet tried out: see `selftest.ensure_working`.
+def open_sandbox(settings: Settings) -> Sandbox:
+    """The sandbox that the settings ask for, not yet tried out: see `selftest.ensure_working`.
 
-    Raises Declined(no_sandbox) with the command that installs what is missing. There is no fallback without a sandbox.
+    Raises Declined(no_sandbox) with what helps if it cannot be had here. There is no fallback, and none without a
+    sandbox.
     """
+    return open_docker(settings) if settings.sandbox.backend == "docker" else open_bubblewrap(settings)
+
+
+def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
+    """The default sandbox. Raises Declined(no_sandbox) with the command that installs what is missing."""
     wanted = settings.sandbox
     if missing := missing_tools(wanted.python):
         raise Declined(
