@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_cases import limits
 
 from millrace.errors import Transient
 from millrace.limits import Limits
@@ -187,7 +186,7 @@ async def test_a_failing_program_is_a_completed_job(program: str, status: Status
     sandbox = open_sandbox(Settings(_env_file=None))
     run = await execute_python(
         "cid",
-        limits(wall_seconds=0.6, output_bytes=10_000),
+        Limits(wall_seconds=0.6, output_bytes=10_000, memory_bytes=128 << 20),
         content=Shelf({"cid": program.encode()}),
         sandbox=sandbox,
         clock=clock,

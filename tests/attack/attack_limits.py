@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from sandbox_cases import ANY_END, EXIT, FLOODED, OOM, SIGNAL, TIMEOUT, Case, any_output, limits, says
+from attack_case import EXIT, FLOODED, OK, OOM, SIGNAL, TIMEOUT, Case, Judge, any_output, limits, says
 
 from millrace.limits import MIB
+from stages.execute.sandbox.interface import Outcome
+
+
+def traceback_of(error: bytes) -> Judge:
+    """Exit code 1, and a traceback that ends in `error` and names no file outside the box."""
+    return lambda o: (
+        o.returncode == 1
+        and b'File "/job/main.py"' in o.stderr
+        and o.stderr.endswith(error + b"\n")
+        and not any(folder in o.stderr for folder in (b"/home", b"/root", b"/tests", b"/memfd", b"/proc"))
+    )
+
+
+def killed_in_time(outcome: Outcome) -> bool:
+    """Killed by SIGKILL, not long after its 0.6 s were up."""
+    return outcome.returncode == -9 and outcome.usage.wall_seconds < 3
+
 
 ENDINGS = [
     Case("hello", "print('exact bytes')", judge=says("exact bytes")),
     Case("exit_code", "sys.exit(7)", EXIT, lambda o: o.returncode == 7),
-    Case(
-        "exception",
-        "raise ValueError('mine')",
-        EXIT,
-        lambda o: o.returncode == 1 and b'File "/job/main.py"' in o.stderr and o.stderr.endswith(b"ValueError: mine\n"),
-    ),
+    Case("exception", "raise ValueError('mine')", EXIT, traceback_of(b"ValueError: mine")),
     Case("syntax_error", "def (", EXIT, lambda o: o.returncode == 1 and b"SyntaxError" in o.stderr),
-    Case("segmentation_fault", "ctypes.string_at(0)", SIGNAL, lambda o: o.returncode == -11),
-    Case("abort", "os.abort()", SIGNAL, lambda o: o.returncode == -6),
+    Case("segv_ctypes", "ctypes.string_at(0)", SIGNAL, lambda o: o.returncode == -11),
+    Case(
+        "abort",
+        """
+pid = os.fork()
+if pid == 0: os.abort()
+held(not os.WCOREDUMP(os.waitpid(pid, 0)[1]) and not [name for name in os.listdir("/tmp") if "core" in name])
+sys.stdout.flush()
+os.abort()
+""",
+        SIGNAL,
+        lambda o: o.returncode == -6 and o.stdout == b"held\n",
+    ),
     Case("kills_itself", "os.kill(os.getpid(), 9)", SIGNAL, lambda o: o.returncode == -9),
     Case("deep_recursion", "def f(): f()\nf()", EXIT | SIGNAL, any_output),
-    Case("stdin_ends", "held(sys.stdin.buffer.read() == b'')"),
+    Case("stdin_block", "held(sys.stdin.buffer.read() == b'')"),
     Case("stdin_bytes", "held(sys.stdin.buffer.read() == bytes(range(256)) * 999)", stdin=bytes(range(256)) * 999),
     Case("binary_output", "os.write(1, bytes(range(256)))", judge=lambda o: o.stdout == bytes(range(256))),
     Case("long_line", "print('x' * 900_000)", judge=lambda o: len(o.stdout) == 900_001),
 ]
 
 TIMES = [
-    Case(
-        name,
-        program,
-        TIMEOUT,
-        lambda o: o.returncode == -9 and o.usage.wall_seconds < 3,
-        limits=limits(wall_seconds=0.6),
-    )
+    Case(name, program, TIMEOUT, killed_in_time, limits=limits(wall_seconds=0.6))
     for name, program in {
         "infinite_loop": "while True: pass",
-        "sleep_for_ever": "time.sleep(3600)",
-        "ignores_every_signal": """
+        "sleep_forever": "time.sleep(3600)",
+        "ignore_sigterm": """
 for number in range(1, 65):
     try:
         signal.signal(number, signal.SIG_IGN)
@@ -45,9 +62,9 @@ for number in range(1, 65):
         pass
 while True: pass
 """,
-        "regular_expression": "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')",
-        "big_integer": "print(len(str(7 ** (10 ** 9))))",
-        "closed_outputs": "os.close(1); os.close(2); time.sleep(3600)",
+        "regex_dos": "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')",
+        "bigint_dos": "print(len(str(7 ** (10 ** 9))))",
+        "close_fds_hang": "os.close(1); os.close(2); time.sleep(3600)",
         "fork_bomb": """
 while True:
     try:
@@ -60,14 +77,17 @@ while True:
 
 MEMORY = [
     Case(
-        "memory_bomb",
-        "kept = []\nwhile True: kept.append(bytearray(b'x' * (1 << 20)))",
+        "mem_bomb",
+        """
+kept = []
+for _ in range(320): kept.append(bytearray(b"x" * (1 << 20)))
+print("BROKEN: had", len(kept), "MB")
+""",
         OOM,
         lambda o: o.returncode in (-9, 1),
-        ordinary=EXIT,
     ),
     Case(
-        "memory_of_a_tree",
+        "mem_bomb_children",
         """
 for _ in range(8):
     if os.fork() == 0:
@@ -76,21 +96,20 @@ sys.exit(1 if any([os.wait()[1] for _ in range(8)]) else 0)
 """,
         OOM,
         any_output,
-        ordinary=None,
     ),
     Case(
-        "memory_of_tmp",
+        "mem_bomb_tmpfs",
         """
-for number in range(64):
+for number in range(30):
     with open(f"/tmp/{number}", "wb") as file: file.write(b"x" * (8 << 20))
+print("BROKEN: 240 MB in /tmp")
 """,
         OOM | EXIT,
         any_output,
-        ordinary=None,
         limits=limits(scratch_bytes=400 * MIB, memory_bytes=64 * MIB),
     ),
     Case(
-        "huge_file",
+        "huge_single_file",
         """
 file = open("/tmp/f", "wb", buffering=0)
 error = refused(lambda: [file.write(b"x" * (1 << 20)) for _ in range(64)])
@@ -98,18 +117,18 @@ held(error in (errno.EFBIG, errno.ENOSPC) and os.path.getsize("/tmp/f") <= 16 <<
 """,
     ),
     Case(
-        "many_files",
+        "many_small_files",
         """
 count = 0
 while True:
     open(f"/tmp/{count}", "wb").close(); count += 1
 """,
-        ANY_END,
+        TIMEOUT | OOM | EXIT,
         any_output,
         limits=limits(wall_seconds=1),
     ),
-    Case("shared_memory", "held(refused(lambda: open('/dev/shm/x', 'wb')))"),
-    Case("memory_files", "held(call('memfd_create', b'x', 0) == errno.EPERM)"),
+    Case("shm_bomb", "held(refused(lambda: open('/dev/shm/x', 'wb')))"),
+    Case("memfd_bomb", "held(call('memfd_create', b'x', 0) == errno.EPERM)"),
     Case(
         "zip_bomb",
         """
@@ -119,21 +138,21 @@ zlib.decompress(b"".join([packer.compress(bytes(1 << 20)) for _ in range(300)] +
 """,
         OOM,
         any_output,
-        ordinary=EXIT,
     ),
 ]
 
 PROCESSES = [
     Case(
-        "fork_count",
+        "fork_bomb_count",
         """
-count = 0
+count, refusal = 0, None
 try:
     while count < 200:
         if os.fork() == 0: time.sleep(20); os._exit(0)
         count += 1
-except OSError:
-    held(20 < count < 30, count)
+except OSError as error:
+    refusal = error.errno
+held(refusal == errno.EAGAIN and 20 < count < 30, refusal, count)
 """,
     ),
     Case(
@@ -141,18 +160,19 @@ except OSError:
         """
 import threading
 threading.stack_size(65536)
-count = 0
+count, refusal = 0, False
 try:
     while count < 500:
         threading.Thread(target=time.sleep, args=(20,), daemon=True).start(); count += 1
 except RuntimeError:
-    held(20 < count < 30, count)
+    refusal = True
+held(refusal and 20 < count < 30, count)
 sys.stdout.flush()
 os._exit(0)
 """,
     ),
     Case(
-        "cpu_share",
+        "cpu_quota",
         """
 stop = time.monotonic() + 1
 for _ in range(2):
@@ -163,11 +183,10 @@ for _ in range(2): os.wait()
 used = os.times()
 held(used.children_user + used.children_system < 1.2, used)
 """,
-        ordinary=None,
         limits=limits(cpus=0.5),
     ),
     Case(
-        "descriptor_exhaustion",
+        "fd_exhaustion",
         "kept = []\nheld(refused(lambda: [kept.append(os.open('/dev/null', 0)) for _ in range(5000)]) == errno.EMFILE)",
     ),
 ]
@@ -189,4 +208,24 @@ FLOODS = [
     ),
 ]
 
-CASES = [*ENDINGS, *TIMES, *MEMORY, *PROCESSES, *FLOODS]
+ALLOWED = [
+    Case(
+        "the_standard_library_works",
+        r"""
+import asyncio, bz2, decimal, hashlib, lzma, multiprocessing, shutil, sqlite3, ssl, subprocess, tempfile, threading
+import zoneinfo
+with tempfile.TemporaryDirectory() as folder:
+    open(folder + "/a", "w").write("a"); shutil.copy2(folder + "/a", folder + "/b"); shutil.copytree(folder, "/tmp/c")
+base = sqlite3.connect("/tmp/x.db"); base.execute("create table t (x)"); base.execute("insert into t values (1)")
+base.commit()
+thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
+child = subprocess.run([sys.executable, "-c", "print(40 + 2)"], capture_output=True, text=True).stdout
+async def main(): return await asyncio.to_thread(lambda: 7)
+held(child == "42\n" and asyncio.run(main()) == 7 and zoneinfo.ZoneInfo("Europe/Berlin") and hashlib.sha256(b"x"))
+""",
+        OK,
+        limits=limits(memory_bytes=512 * MIB),
+    ),
+]
+
+CASES = [*ENDINGS, *TIMES, *MEMORY, *PROCESSES, *FLOODS, *ALLOWED]

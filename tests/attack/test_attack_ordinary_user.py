@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sandbox_cases_escape
-import sandbox_cases_limits
-from sandbox_cases import Case
+from attack_backends import UNGROUPED
+from attack_case import Case
+from attack_corpus import CASES as CORPUS
 
 from stages.execute.sandbox import missing_tools
 
@@ -25,19 +25,18 @@ NOBODY = 65_534
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 PACKAGES = ["pydantic", "pydantic_core", "pydantic_settings", "dotenv", "annotated_types", "typing_inspection"]
 MODULES = ["pyseccomp.py", "typing_extensions.py"]
-CASES = [c for c in (*sandbox_cases_limits.CASES, *sandbox_cases_escape.CASES) if c.promised(grouped=False)]
+CASES = [case for case in CORPUS if not UNGROUPED.not_promised(case)]
 
 RUN_ALL = textwrap.dedent("""
     import json
-    import sandbox_cases_escape, sandbox_cases_limits
-    from millrace.settings import Settings
-    from stages.execute.sandbox import open_sandbox
-    sandbox = open_sandbox(Settings(_env_file=None))
+    from attack_backends import UNGROUPED
+    from attack_corpus import CASES
+    sandbox = UNGROUPED.open()
     found = {"(self-test)": [f"{t.name}: {t.detail}" for t in sandbox.self_test() if not t.passed],
              "(weak)": sandbox.describe(), "(groups)": sandbox.hierarchy is not None}
-    for case in (*sandbox_cases_limits.CASES, *sandbox_cases_escape.CASES):
-        if case.promised(grouped=False):
-            found[case.name] = case.broken(sandbox, grouped=False)
+    for case in CASES:
+        if not UNGROUPED.not_promised(case):
+            found[case.name] = UNGROUPED.broken(case, sandbox)
     print(json.dumps(found))
 """)
 
@@ -46,7 +45,7 @@ def _reason_to_skip() -> str:
     if missing := missing_tools():
         return f"needs {missing}: apt install bubblewrap libseccomp2 python3"
     if os.geteuid() != 0:
-        return "needs root, to become somebody else; test_sandbox_cases.py runs as whoever you are"
+        return "needs root, to become somebody else; test_attack_corpus.py runs as whoever you are"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not Path(f"/usr/bin/python{version}").exists():
         return f"needs a system Python {version}, as the virtual environment's is: apt install python{version}"
@@ -66,7 +65,7 @@ def readable_copy() -> Iterator[Path]:
             shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
         for name in PACKAGES:
             shutil.copytree(site / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (*(site / name for name in MODULES), *Path(__file__).parent.glob("sandbox_cases*.py")):
+        for file in (*(site / name for name in MODULES), *Path(__file__).parent.glob("attack_*.py")):
             shutil.copy(file, folder)
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sandbox_cases import PRELUDE, limits
+from attack_case import PRELUDE, limits
 
 from millrace.limits import Limits
 from millrace.settings import SandboxSettings, Settings
