@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+import attack_backend_docker as docker
 from attack_case import EXIT, PRELUDE, Case, Difference, Differences, NotPromised
 
 from millrace.settings import Settings
@@ -89,4 +91,9 @@ UNGROUPED = Backend(
     },
 )
 
-BACKENDS = [BUBBLEWRAP, UNGROUPED]
+CONTAINERS = [
+    Backend(f"docker-{runtime}", partial(docker.unavailable, runtime), partial(docker.opened, runtime), differences)
+    for runtime, differences in (("runc", docker.RUNC), ("runsc", docker.RUNSC))
+]
+
+BACKENDS = [BUBBLEWRAP, UNGROUPED, *CONTAINERS]
