@@ -181,9 +181,9 @@ for _ in range(2):
         os._exit(0)
 for _ in range(2): os.wait()
 used = os.times()
-held(used.children_user + used.children_system < 1.2, used)
+held(used.children_user + used.children_system < 0.35, used)
 """,
-        limits=limits(cpus=0.5),
+        limits=limits(cpus=0.2),
     ),
     Case(
         "fd_exhaustion",
