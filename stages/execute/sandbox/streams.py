@@ -53,7 +53,7 @@ class Stream(Kept):
                 return
 
 
-def report_entry(report: Stream, name: str) -> int | None:
+def report_entry(report: Kept, name: str) -> int | None:
     """The number that bubblewrap reported as `name`, from the JSON lines it writes; None if it has not (yet)."""
     for line in bytes(report.kept).splitlines():
         try:

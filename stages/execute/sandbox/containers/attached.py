@@ -64,14 +64,13 @@ class Attached:
         self.stdout, self.stderr = Kept(limits.output_bytes), Kept(limits.output_bytes)
         self._frames = Frames({1: self.stdout, 2: self.stderr})
         self._to_write = memoryview(stdin)
-        wanted = {"stream": 1, "stdout": 1, "stderr": 1, "stdin": int(bool(stdin))}
+        wanted = {"stream": 1, "stdout": 1, "stderr": 1, "stdin": 1}
         self._theirs: Any = api.attach_socket(container, wanted)
         # A descriptor of our own: the SDK gives a file object of its HTTP library.
         self._socket = socket.socket(fileno=os.dup(self._theirs.fileno()))
         self._socket.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if stdin else 0)
-        self._selector.register(self._socket, events)
+        self._selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     def __enter__(self) -> Attached:
         return self

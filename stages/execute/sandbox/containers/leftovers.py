@@ -16,14 +16,14 @@ def sweep_containers(api: APIClient) -> list[str]:
     """Kill and remove the containers whose worker is gone; returns their names. DockerException or OSError."""
     here, swept = realm(), []
     for container in api.containers(all=True, filters={"label": OWNER}):
-        if _abandoned(container, here):
+        if is_abandoned(container, here):
             with suppress(NotFound):  # another worker may sweep at the same moment
                 api.remove_container(container["Id"], force=True, v=True)
             swept.append(container["Labels"][OWNER])
     return sorted(swept)
 
 
-def _abandoned(container: dict[str, Any], here: dict[str, str]) -> bool:
+def is_abandoned(container: dict[str, Any], here: dict[str, str]) -> bool:
     """Whether nobody can be waiting for it.
 
     The pid in its label means something on the same boot and in the same pid namespace only. Of another boot nothing

@@ -52,7 +52,7 @@ def realm() -> dict[str, str]:
 
 
 def container_options(
-    api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int, stdin: bool
+    api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int
 ) -> Mapping[str, Any]:
     """The arguments of `create_container` for one run of the program that will lie at /job/main.py."""
     command = [image.python, "-I", "-S", "-B", PROGRAM]
@@ -72,7 +72,9 @@ def container_options(
         "use_config_proxy": False,
         "healthcheck": {"test": ["NONE"]},
         "labels": {OWNER: name, **realm()},
-        "stdin_open": stdin,
+        # Also for a job that is given nothing to read: else its input is the machine's own /dev/null, which gVisor
+        # (20221219) gives to the user `nobody`, outside as well as inside.
+        "stdin_open": True,
         "host_config": _host_config(api, daemon, limits, uid),
     }
 

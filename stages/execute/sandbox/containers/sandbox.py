@@ -102,7 +102,7 @@ class DockerSandbox:
         # Nothing of Docker's dies with its worker; so whoever comes next cleans up.
         sweep_containers(api)
         name, limits = new_name(), spec.limits
-        options = container_options(api, self.daemon, self.image, limits, name=name, uid=uid, stdin=bool(spec.stdin))
+        options = container_options(api, self.daemon, self.image, limits, name=name, uid=uid)
         with _removed(api, name):
             api.create_container(**options)
             api.put_archive(name, str(PurePosixPath(PROGRAM).parent), program_archive(spec.program))
