@@ -84,7 +84,8 @@ class Attached:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._selector.close()
         self._socket.close()
-        self._theirs.close()
+        # Closing the SDK's object itself would leave the connection of the answer that it came in open.
+        self._theirs._response.close()
 
     def watch(self, deadline: float, cancel: threading.Event | None) -> Ending:
         """Read until the container has closed its streams, which only its end does, or until it has to be stopped.
