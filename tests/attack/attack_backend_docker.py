@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attack_case import OOM, SIGNAL, Difference, Differences, any_output
 
 from millrace.errors import Declined
 from millrace.settings import SandboxSettings, Settings
-from stages.execute.sandbox.containers.daemon import find_daemon
-from stages.execute.sandbox.containers.opening import open_docker
-from stages.execute.sandbox.containers.sandbox import DockerSandbox
+
+if TYPE_CHECKING:
+    from stages.execute.sandbox.containers.sandbox import DockerSandbox
 
 
 def settings(runtime: str) -> Settings:
@@ -16,6 +18,8 @@ def settings(runtime: str) -> Settings:
 
 
 def unavailable(runtime: str) -> str:
+    from stages.execute.sandbox.containers.daemon import find_daemon  # an ordinary user's tests lack the SDK
+
     try:
         find_daemon(settings(runtime).sandbox)
     except Declined as error:
@@ -24,6 +28,8 @@ def unavailable(runtime: str) -> str:
 
 
 def opened(runtime: str) -> DockerSandbox:
+    from stages.execute.sandbox.containers.opening import open_docker
+
     return open_docker(settings(runtime))
 
 

@@ -8,7 +8,6 @@ from millrace.errors import Declined
 from millrace.finding import Finding
 from millrace.settings import Settings
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
-from stages.execute.sandbox.containers.diagnosis import diagnose_docker
 from stages.execute.sandbox.opening import install_hint, open_bubblewrap
 from stages.execute.sandbox.selftest import remedy
 from stages.execute.sandbox.tools import missing_tools
@@ -17,6 +16,8 @@ from stages.execute.sandbox.tools import missing_tools
 def diagnose(settings: Settings) -> list[Finding]:
     """Look for everything the sandbox needs, then try it out. Raises nothing on purpose: it is the report."""
     if settings.sandbox.backend == "docker":
+        from stages.execute.sandbox.containers.diagnosis import diagnose_docker
+
         return diagnose_docker(settings)
     missing = missing_tools(settings.sandbox.python)
     if missing:

@@ -7,7 +7,6 @@ import os
 from millrace.errors import Declined, DeclineReason
 from millrace.settings import Settings
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
-from stages.execute.sandbox.containers.opening import open_docker
 from stages.execute.sandbox.hierarchies import find_hierarchy
 from stages.execute.sandbox.interface import Sandbox
 from stages.execute.sandbox.interpreter import examine_interpreter, find_interpreter
@@ -23,7 +22,12 @@ def open_sandbox(settings: Settings) -> Sandbox:
     Raises Declined(no_sandbox) with what helps if it cannot be had here. There is no fallback, and none without a
     sandbox.
     """
-    return open_docker(settings) if settings.sandbox.backend == "docker" else open_bubblewrap(settings)
+    if settings.sandbox.backend == "docker":
+        # Imported here, as the SDK takes tenths of a second to import, which nobody else should pay.
+        from stages.execute.sandbox.containers.opening import open_docker
+
+        return open_docker(settings)
+    return open_bubblewrap(settings)
 
 
 def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
