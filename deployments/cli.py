@@ -17,6 +17,7 @@ from millrace.logs import OUR_LOGGERS, install_logging
 from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact, register_secrets_of
 from millrace.settings import Settings, load_settings
+from millrace.text import printable
 
 _HELP = "Find jobs on blockchains, do them in a sandbox, and submit the results exactly once."
 
@@ -39,7 +40,8 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         # A path of the settings that cannot be used, a full disk, a taken port: for a person to mend, not for us.
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"millrace: {redact(str(error))}", markup=False)
+        told = printable(redact(str(error)))
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"millrace: {told}", markup=False)
         sys.exit(1)
 
 

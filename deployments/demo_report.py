@@ -53,7 +53,7 @@ def verdict_table(
 def _row(entry: Judged, run: FlowRun | None, receipt: Receipt | None, faults: list[str]) -> list[str | Text]:
     title = Text(printable(entry.job.title))
     if faults:
-        return [title, Text("; ".join(faults), "red")]
+        return [title, Text(printable("; ".join(faults)), "red")]
     if receipt is None or receipt.execution is None:
         return [title, Text((run.state_name if run else "") or "", "green")]
     execution = receipt.execution
@@ -61,8 +61,8 @@ def _row(entry: Judged, run: FlowRun | None, receipt: Receipt | None, faults: li
     return [
         title,
         Text(f"settled: {execution.status}, {execution.returncode}", "green"),
-        _short(receipt.result_cid),
-        _short(receipt.transaction_id),
+        Text(_short(receipt.result_cid)),
+        Text(_short(receipt.transaction_id)),
         *seconds,
         f"{receipt.fee:,}" if receipt.fee is not None else "?",
         f"{receipt.price:,}" if receipt.price is not None else "?",

@@ -15,6 +15,7 @@ from millrace.errors import MillraceError
 from millrace.finding import Finding
 from millrace.redaction import redact
 from millrace.settings import Settings, no_setting, unknown_variables
+from millrace.text import printable
 from protocols.ipfs.content import open_content
 from protocols.ipfs.gateway import Gateway
 from stages.execute.sandbox.diagnosis import diagnose
@@ -36,9 +37,9 @@ async def examine(settings: Settings, console: Console) -> int:
     width = max(len(level) for level in _STYLES)
     for finding in findings:
         level = Text(f"{finding.level:<{width}}  ", _STYLES[finding.level])
-        console.print(level + Text(redact(finding.text)))
+        console.print(level + Text(printable(redact(finding.text))))
         if finding.remedy:
-            console.print(Text(f"{'':<{width}}    {redact(finding.remedy)}", "dim"))
+            console.print(Text(f"{'':<{width}}    {printable(redact(finding.remedy))}", "dim"))
     return int(any(finding.level == "missing" for finding in findings))
 
 

@@ -16,6 +16,7 @@ from typing import Self
 import psutil
 
 from millrace.errors import Transient
+from millrace.text import printable_lines
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -71,7 +72,8 @@ class Processes:
     def log_tail(self, name: str, lines: int = 15) -> str:
         """The last lines of a child's output."""
         path = self._log_folder / f"{name}.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        last = path.read_text(errors="replace").split("\n")[-lines:] if path.exists() else []
+        return printable_lines("\n".join(last).rstrip("\n"))
 
     def process(self, name: str) -> psutil.Process:
         """The running child of that name. KeyError if there is none."""

@@ -10,6 +10,7 @@ from flows.reconcile import reconcile
 from millrace.errors import Declined, MillraceError, Permanent
 from millrace.redaction import redact
 from millrace.settings import Settings
+from millrace.text import printable
 from stages.execute.sandbox import open_sandbox
 from stages.execute.sandbox.selftest import ensure_working
 
@@ -36,9 +37,9 @@ async def prepare_worker(settings: Settings, console: Console) -> None:
     except Declined as error:
         console.print(f"sandbox: {redact(str(error))}; jobs will be declined", markup=False)
     for line in await accounts(settings):
-        console.print(line, markup=False)
+        console.print(printable(line), markup=False)
     state = await reconcile(return_state=True)
-    console.print(f"reconcile: {state.name}: {redact(state.message or '')}", markup=False)
+    console.print(f"reconcile: {state.name}: {printable(redact(state.message or ''))}", markup=False)
 
 
 async def accounts(settings: Settings) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
-from flows.life import current_flow_run_id, job_life
+from flows.life import current_flow_run_id, job_life, named_after
 from flows.markdown import code, execution_markdown
 from flows.tasks import execute_python, fetch, publish
 from millrace.errors import Permanent
@@ -23,7 +23,7 @@ from stages.fetch.ipfs import Fetched
 from stages.upload.ipfs import Uploaded
 
 
-@flow(name="fetch", flow_run_name="{cid}")
+@flow(name="fetch", flow_run_name=named_after("cid"))
 async def fetch_by_hand(cid: str) -> Fetched:
     """Fetch content by its CID, verified, into the worker's store."""
     async with job_life() as life:
@@ -32,13 +32,15 @@ async def fetch_by_hand(cid: str) -> Fetched:
         return fetched
 
 
-@flow(name="execute", flow_run_name="{code_cid}")
+@flow(name="execute", flow_run_name=named_after("code_cid"))
 async def execute_by_hand(code_cid: str, limits: Limits | None = None) -> Execution:
     """Run the Python program behind `code_cid` in the sandbox, under `limits` or the worker's own."""
     async with job_life() as life:
         program = await fetch(_by_hand(), code_cid, life.settings.cloudmesh.code_bytes)
         run = await execute_python(_by_hand(), program.cid, limits or life.settings.limits)
-        await acreate_markdown_artifact(execution_markdown(run), key="execution", description=f"Run of {code_cid}")
+        await acreate_markdown_artifact(
+            execution_markdown(run), key="execution", description=f"Run of {code(code_cid)}"
+        )
         return run
 
 

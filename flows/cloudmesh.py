@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.life import closed, current_flow_run_id, job_life, settled
+from flows.life import closed, current_flow_run_id, job_life, named_after, settled
 from flows.submit import submit
 from flows.tasks import admit, execute_python, fetch, settle, upload
 from millrace.errors import Declined
@@ -14,7 +14,7 @@ from protocols.solana.job import CloudMeshJob
 from stages.submit.draft import draft_receipt, result_of
 
 
-@flow(name="cloudmesh-job", flow_run_name="{job_address}")
+@flow(name="cloudmesh-job", flow_run_name=named_after("job_address"))
 async def cloudmesh_job(job_address: str) -> State[Any]:
     """Do the job whose account is at `job_address`.
 

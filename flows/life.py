@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,13 +12,14 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
 from flows.lease import hold_lease
-from flows.markdown import declined_markdown, receipt_key, receipt_markdown
+from flows.markdown import code, declined_markdown, receipt_key, receipt_markdown
 from flows.workbench import Workbench, open_workbench
 from millrace.errors import Declined
 from millrace.logs import located
 from millrace.receipt import JobOutcome, Receipt
 from millrace.redaction import redact
 from millrace.settings import load_settings
+from millrace.text import printable
 
 DECLINED = "Declined"
 """Name of the state in which a job's flow run ends that we would not do."""
@@ -38,10 +39,15 @@ def current_flow_run_id() -> str:
     return str(flow_run.get_id() or "")
 
 
+def named_after(parameter: str, prefix: str = "") -> Callable[[], str]:
+    """The name of a flow run: what it was given as `parameter`, with nothing in it that a terminal would obey."""
+    return lambda: prefix + printable(str(flow_run.get_parameters().get(parameter, "")), 200)
+
+
 async def settled(receipt: Receipt) -> State[Any]:
     """Show the receipt and end the flow run with what it says."""
     await acreate_markdown_artifact(
-        receipt_markdown(receipt), key=receipt_key(receipt.job_key), description=f"Receipt of {receipt.job_key}"
+        receipt_markdown(receipt), key=receipt_key(receipt.job_key), description=f"Receipt of {code(receipt.job_key)}"
     )
     if receipt.outcome is JobOutcome.beaten:
         return Completed(name="Beaten", message="the chain records another worker's result")
@@ -54,6 +60,6 @@ async def closed(error: Declined) -> State[Any]:
     await acreate_markdown_artifact(
         declined_markdown(error.job, error.reason.value, text),
         key=receipt_key(error.job),
-        description=f"Declined: {error.job}",
+        description=f"Declined: {code(error.job)}",
     )
     return Cancelled(name=DECLINED, message=f"{error.reason.value}: {text}")

@@ -35,6 +35,7 @@ from flows.markdown import code
 from flows.networks import networks
 from millrace.network import SignedSubmission
 from millrace.settings import Settings
+from millrace.text import printable
 from stages.submit.outbox import Outbox
 
 _logger = logging.getLogger("flows.reconcile")
@@ -65,7 +66,7 @@ async def reconcile() -> State[Any]:
     await acreate_markdown_artifact(
         "\n".join(["# Reconciled", *(f"- {code(line)}" for line in done)]), key="reconciled"
     )
-    return Completed(name=f"Took up {len(done)}", message="; ".join(done)[:1_000])
+    return Completed(name=f"Took up {len(done)}", message=printable("; ".join(done), 1_000))
 
 
 async def _abandoned(client: PrefectClient, settings: Settings) -> list[tuple[FlowRun, str]]:

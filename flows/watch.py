@@ -11,13 +11,13 @@ from prefect.client.orchestration import get_client
 from prefect.states import Completed, Failed
 
 from flows.dispatch import Dispatcher
-from flows.life import job_life
+from flows.life import job_life, named_after
 from flows.networks import network as served
 from millrace.errors import Declined, MillraceError
 from millrace.redaction import redact
 
 
-@flow(name="watch", flow_run_name="watch-{network}")
+@flow(name="watch", flow_run_name=named_after("network", "watch-"))
 async def watch(network: str = "cloudmesh", run_seconds: float = 50.0) -> State[Any]:
     """Look at the chain every poll interval for about `run_seconds`; start what is pending and fits.
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Self
 
+from millrace.text import printable_lines
+
 
 class MillraceError(Exception):
     """Something went wrong with a job, in a stage, and a person can act on it.
@@ -37,9 +39,10 @@ class MillraceError(Exception):
         return self
 
     def __str__(self) -> str:
+        # What a person reads, on a terminal or as a state's message: it may quote a stranger.
         where = ": ".join(part for part in (self.job, self.stage) if part)
         text = f"{where}: {self.message}" if where else self.message
-        return f"{text} ({self.hint})" if self.hint else text
+        return printable_lines(f"{text} ({self.hint})" if self.hint else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders; keyword-only arguments are lost by the default.

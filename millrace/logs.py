@@ -10,15 +10,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from millrace.redaction import redact
-from millrace.text import printable
+from millrace.text import printable_lines
 
 OUR_LOGGERS = ("millrace", "protocols", "stages", "flows", "localnet", "deployments")
 """Names of our root loggers; Prefect is told to collect them (PREFECT_LOGGING_EXTRA_LOGGERS)."""
 
 _CLEANED = (*OUR_LOGGERS, "prefect")
 """Loggers whose messages may quote strangers: ours, and Prefect's, which repeat the texts of our errors."""
-
-_LONGEST_LINE = 20_000
 
 _where: ContextVar[tuple[str, str]] = ContextVar("where", default=("", ""))
 
@@ -56,11 +54,6 @@ def install_logging() -> None:
     logging.setLogRecordFactory(make_ours)
 
 
-def _shown(message: str) -> str:
-    """`message` with its lines kept and everything else that could deceive a terminal made visible."""
-    return "\n".join(printable(line, _LONGEST_LINE) for line in message.split("\n"))
-
-
 def _finish(record: logging.LogRecord) -> None:
     try:
         message = record.getMessage()
@@ -72,7 +65,7 @@ def _finish(record: logging.LogRecord) -> None:
     if job and origin in OUR_LOGGERS:
         shown = f"[{job} {stage}] {shown}"
     if origin in _CLEANED:
-        shown = _shown(shown)
+        shown = printable_lines(shown)
     if shown != message:
         record.msg, record.args = shown, None
     if record.exc_info and record.exc_info[0] is not None:
@@ -80,6 +73,6 @@ def _finish(record: logging.LogRecord) -> None:
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
         masked = redact(text)
         if origin in _CLEANED:
-            masked = _shown(masked)
+            masked = printable_lines(masked)
         if masked != text:
             record.exc_text, record.exc_info = masked, None

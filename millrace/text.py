@@ -20,6 +20,11 @@ def printable(text: str, longest: int = 4_000) -> str:
     return shown if len(text) <= longest else f"{shown}… ({len(text)} characters)"
 
 
+def printable_lines(text: str, longest: int = 20_000) -> str:
+    """`text` with its lines kept, each of them `printable` and at most `longest` characters."""
+    return "\n".join(printable(line, longest) for line in text.split("\n"))
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

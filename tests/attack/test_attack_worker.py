@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,8 @@ from millrace.limits import Limits
 from millrace.settings import SandboxSettings, Settings
 from stages.execute.sandbox import Outcome, Spec, Status, missing_tools, open_sandbox
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
+from stages.execute.sandbox.cgroup import Group
+from stages.execute.sandbox.owner import pid_namespace
 
 MISSING = missing_tools()
 pytestmark = [
@@ -44,12 +45,6 @@ def grouped(sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
     if sandbox.hierarchy is None:
         pytest.skip("needs control groups: run as root, or as a systemd service with Delegate=yes")
     return sandbox
-
-
-@pytest.fixture
-def host_service() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
 
 
 def run(sandbox: BubblewrapSandbox, program: str, within: Limits | None = None, stdin: bytes = b"") -> Outcome:
@@ -77,6 +72,10 @@ def wait_until(condition: object, seconds: float = 5.0) -> bool:
     return True
 
 
+def runs_sleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep")
+
+
 def groups_of_this_process() -> list[Path]:
     return list(Path("/sys/fs/cgroup").glob(f"**/millrace-{os.getpid()}-*"))
 
@@ -92,17 +91,19 @@ def test_an_outcome_tells_what_was_used(grouped: BubblewrapSandbox) -> None:
     assert outcome.backend.startswith("bubblewrap 0.")
 
 
-def test_thirty_runs_at_once_keep_apart(sandbox: BubblewrapSandbox) -> None:
+def test_parallel_no_crosstalk(sandbox: BubblewrapSandbox) -> None:
+    """A hundred runs, thirty at a time: each sees its own input, an empty /tmp, and nobody else's processes."""
     program = """
         mine = sys.stdin.read()
-        others = os.listdir("/tmp")
+        others = os.listdir("/tmp"), [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 2]
         open("/tmp/" + mine, "w").close()
         time.sleep(0.05)
         print(mine, others, os.listdir("/tmp"))
     """
     with ThreadPoolExecutor(30) as pool:
-        outcomes = list(pool.map(lambda n: run(sandbox, program, stdin=f"number{n}".encode()), range(30)))
-    assert [o.stdout.decode() for o in outcomes] == [f"number{n} [] ['number{n}']\n" for n in range(30)]
+        outcomes = list(pool.map(lambda n: run(sandbox, program, stdin=f"number{n}".encode()), range(100)))
+    wanted = [f"number{n} ([], []) ['number{n}']\n" for n in range(100)]
+    assert [o.stdout.decode() for o in outcomes] == wanted
     assert not groups_of_this_process()
 
 
@@ -123,6 +124,20 @@ def test_runs_at_once_have_users_of_their_own(sandbox: BubblewrapSandbox) -> Non
     assert min(uids) >= sandbox.slots.first_uid
 
 
+def test_without_a_slot_the_job_is_the_workers_own_user_outside_the_box(sandbox: BubblewrapSandbox) -> None:
+    """Negative control: what the box calls user 1000 is root to the machine, unless a slot's user is taken first."""
+    if sandbox.slots is None:
+        pytest.skip("needs root: an ordinary user cannot become anybody else")
+    name = f"slotless-{os.getpid()}"
+    with ThreadPoolExecutor(1) as pool:
+        program = NAME_ITSELF.format(name=name) + "time.sleep(0.6)"
+        running = pool.submit(run, replace(sandbox, slots=None), program)
+        assert wait_until(lambda: processes_called(name))
+        uid = Path(f"/proc/{processes_called(name)[0]}").stat().st_uid
+        assert running.result().status is Status.ok
+    assert uid == 0
+
+
 def test_a_run_is_not_disturbed_by_threads_that_end_beside_it(sandbox: BubblewrapSandbox) -> None:
     """The parent-death signal is sent when a thread ends: boxes started from pool threads were killed at random."""
     long: list[Outcome] = []
@@ -134,6 +149,31 @@ def test_a_run_is_not_disturbed_by_threads_that_end_beside_it(sandbox: Bubblewra
         short.join()
     waiting.join()
     assert long[0].stdout == b"whole\n"
+
+
+def test_a_pool_may_be_closed_while_a_run_of_it_goes_on(sandbox: BubblewrapSandbox) -> None:
+    """The thread that starts a box is the one that waits for it: it cannot end before the run does."""
+    pool = ThreadPoolExecutor(1)
+    running = pool.submit(run, sandbox, "time.sleep(0.5); print('whole')")
+    pool.shutdown(wait=False)
+    assert running.result().stdout == b"whole\n"
+
+
+def test_a_process_dies_with_the_thread_that_started_it_not_only_with_the_worker(sandbox: BubblewrapSandbox) -> None:
+    """Why a box is never handed from one thread to another: to the kernel, the starting thread is its parent."""
+    started: list[subprocess.Popen[bytes]] = []
+    command = [str(sandbox.tools.setpriv), "--pdeathsig", "KILL", "--", "/bin/sleep", "60"]
+
+    def start() -> None:
+        started.append(subprocess.Popen(command))
+        assert wait_until(lambda: runs_sleep(started[0].pid))
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    starter.join()
+    with started[0] as process:
+        assert wait_until(lambda: process.poll() is not None)
+        assert process.returncode == -signal.SIGKILL
 
 
 def test_cancelling_kills_the_run_at_once(sandbox: BubblewrapSandbox) -> None:
@@ -179,40 +219,7 @@ def test_output_written_before_a_timeout_is_kept(sandbox: BubblewrapSandbox) -> 
     assert (outcome.status, outcome.stdout) == (Status.timeout, b"so far\n")
 
 
-def test_a_service_of_the_host_cannot_be_reached(sandbox: BubblewrapSandbox, host_service: int) -> None:
-    outcome = run(sandbox, f"held(refused(lambda: socket.create_connection(('127.0.0.1', {host_service}), 1)))")
-    assert outcome.stdout == b"held\n"
-
-
-def test_an_abstract_socket_of_the_host_cannot_be_reached(sandbox: BubblewrapSandbox) -> None:
-    name = f"\0millrace-test-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(name)
-        server.listen()
-        outcome = run(sandbox, f"held(refused(lambda: socket.socket(1, 1).connect({name!r})))")
-    assert outcome.stdout == b"held\n"
-
-
-def test_the_workers_environment_does_not_enter(sandbox: BubblewrapSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WALLET_SECRET", "correct-horse")
-    program = "print(any('correct-horse' in open(f'/proc/{p}/environ').read() for p in ('1', 'self')))"
-    assert run(sandbox, program).stdout == b"False\n"
-    monkeypatch.setattr("stages.execute.sandbox.launch.CLEAN_ENVIRONMENT", dict(os.environ))
-    assert run(sandbox, program).stdout == b"True\n", "without the defence the same probe must find the secret"
-
-
-def test_without_the_filter_the_same_probes_get_through(sandbox: BubblewrapSandbox) -> None:
-    """Negative control: proves that the refusals are the filter's, not the kernel's."""
-    allow_everything = b"\x06\x00\x00\x00\x00\x00\xff\x7f"
-    program = """
-        print(raw(250, 219, 0, -3, 0) == errno.EPERM, refused(lambda: socket.socket(16, 3, 0)) == errno.EPERM,
-              call("memfd_create", b"x", 0) == errno.EPERM)
-    """
-    assert run(sandbox, program).stdout == b"True True True\n"
-    assert run(replace(sandbox, seccomp_program=allow_everything), program).stdout == b"False False False\n"
-
-
-def test_a_killed_worker_leaves_no_process(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
+def test_worker_sigkill_leaves_no_process(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:
     name = f"orphan-{os.getpid()}"
     program = PRELUDE + NAME_ITSELF.format(name=name) + "os.fork()\ntime.sleep(120)"
     worker = textwrap.dedent(f"""
@@ -239,6 +246,67 @@ def test_sweeping_leaves_a_living_run_alone(grouped: BubblewrapSandbox) -> None:
         mine = {path.name for path in groups_of_this_process()}
         assert not mine & set(grouped.sweep())
         assert running.result().stdout == b"undisturbed\n"
+
+
+@pytest.fixture
+def stale(grouped: BubblewrapSandbox) -> Iterator[Callable[[str], Group]]:
+    """Makes groups with any name, and removes in the end what the test has left of them."""
+    hierarchy = grouped.hierarchy
+    assert hierarchy is not None
+    made: list[Group] = []
+
+    def make(name: str) -> Group:
+        made.append(hierarchy.create(name, limits()))
+        return made[-1]
+
+    yield make
+    for group in made:
+        group.kill()
+        group.close()
+
+
+def folders_of(name: str) -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+
+
+def test_stale_cgroups_are_swept_by_owner(grouped: BubblewrapSandbox, stale: Callable[[str], Group]) -> None:
+    """A dead worker's group is swept with all that runs in it; nothing else is, however it is called."""
+    with subprocess.Popen(["/bin/true"]) as dead:
+        dead.wait()
+    here = pid_namespace()
+    swept = f"millrace-{dead.pid}-1-1-{here}"
+    kept = [
+        f"millrace-{dead.pid}-1-2-{here + 1}",  # of a worker in another pid namespace, where its pid lives
+        "millrace-other",  # somebody else's software with our name
+        f"millrace-{dead.pid}-1-3-{here}.scope",
+    ]
+    leftover = stale(swept)
+    with subprocess.Popen(leftover.wrap(["/bin/sleep", "60"])) as process:
+        for name in kept:
+            stale(name)
+        assert wait_until(lambda: runs_sleep(process.pid))
+        assert grouped.sweep() == [swept]
+        assert process.wait(5) == -signal.SIGKILL
+    assert not folders_of(swept)
+    assert all(folders_of(name) for name in kept)
+
+
+def test_stale_cgroups_of_another_user_are_left_alone(
+    grouped: BubblewrapSandbox, stale: Callable[[str], Group]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a group to somebody else")
+    with subprocess.Popen(["/bin/true"]) as dead:
+        dead.wait()
+    name = f"millrace-{dead.pid}-1-1-{pid_namespace()}"
+    stale(name)
+    for folder in folders_of(name):
+        os.chown(folder, 65_534, 65_534)
+    assert name not in grouped.sweep()
+    assert folders_of(name)
+    for folder in folders_of(name):
+        os.chown(folder, 0, 0)
+    assert name in grouped.sweep()
 
 
 def test_a_box_that_does_not_start_is_our_fault_and_says_why(sandbox: BubblewrapSandbox, tmp_path: Path) -> None:

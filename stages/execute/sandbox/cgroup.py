@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from millrace.limits import Limits
+
+_logger = logging.getLogger(__name__)
 
 OWN_PROCESSES = 2
 """Processes of bubblewrap itself in each group, beside the job's."""
@@ -94,6 +97,19 @@ def kill_all(processes: Callable[[], set[int]], *, within_seconds: float = 5.0) 
             os.close(fd)
         time.sleep(0.002)
     return True
+
+
+def remove(group: Group) -> bool:
+    """Kill what is left in a group and remove it; False if the kernel does not let go of it, which is logged."""
+    try:
+        if group.kill():
+            group.close()
+            return True
+        what = "something in it does not die"
+    except OSError as error:
+        what = str(error)
+    _logger.warning("a dead worker's control group stays behind: %s", what)
+    return False
 
 
 def remove_folder(folder: Path, *, within_seconds: float = 2.0) -> None:

@@ -16,9 +16,10 @@ from stages.execute.sandbox.cgroup import (
     kill_all,
     pids_in,
     quota_microseconds,
+    remove,
     remove_folder,
 )
-from stages.execute.sandbox.owner import is_orphan
+from stages.execute.sandbox.owner import is_orphan, is_own
 
 _CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 
@@ -41,7 +42,7 @@ class HierarchiesV1:
 
     def create(self, name: str, limits: Limits) -> GroupV1:
         """A new group in every hierarchy. OSError if the kernel refuses; what was made until then is removed."""
-        group = GroupV1({controller: self.root / controller / name for controller in _CONTROLLERS})
+        group = self._group(name)
         try:
             for folder in group.unique_folders:
                 folder.mkdir()
@@ -52,20 +53,19 @@ class HierarchiesV1:
         return group
 
     def sweep(self) -> list[str]:
-        """Kill and remove the groups of workers that are gone; returns their names."""
-        names = {folder.name for name in _CONTROLLERS for folder in (self.root / name).glob("millrace-*")}
-        orphans = sorted(filter(is_orphan, names))
-        for name in orphans:
-            group = GroupV1({controller: self.root / controller / name for controller in _CONTROLLERS})
-            group.kill()
-            group.close()
-        return orphans
+        """Kill and remove the groups of this user's workers that are gone; returns their names."""
+        found = [folder for name in _CONTROLLERS for folder in (self.root / name).glob("millrace-*")]
+        orphans = sorted({folder.name for folder in found if is_orphan(folder.name) and is_own(folder)})
+        return [name for name in orphans if remove(self._group(name))]
 
     def weaknesses(self) -> list[str]:
         """Swap, where the kernel does not count it."""
         if (self.root / "memory" / "memory.memsw.limit_in_bytes").exists() or not _has_swap():
             return []
         return ["the kernel does not count swap (swapaccount=0): a job may use swap beyond its memory limit"]
+
+    def _group(self, name: str) -> GroupV1:
+        return GroupV1({controller: self.root / controller / name for controller in _CONTROLLERS})
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from stages.execute.sandbox.cgroup import (
     kill_all,
     pids_in,
     quota_microseconds,
+    remove,
     remove_folder,
 )
-from stages.execute.sandbox.owner import is_orphan
+from stages.execute.sandbox.owner import is_orphan, is_own
 
 LEAF = "millrace-worker"
 """The group that the worker's own processes move to."""
@@ -55,13 +56,10 @@ class HierarchyV2:
         return group
 
     def sweep(self) -> list[str]:
-        """Kill and remove the groups of workers that are gone; returns their names."""
-        orphans = sorted(folder.name for folder in self.base.glob("millrace-*") if is_orphan(folder.name))
-        for name in orphans:
-            group = GroupV2(self.base / name)
-            group.kill()
-            group.close()
-        return orphans
+        """Kill and remove the groups of this user's workers that are gone; returns their names."""
+        found = sorted(self.base.glob("millrace-*"))
+        orphans = [folder for folder in found if is_orphan(folder.name) and is_own(folder)]
+        return [folder.name for folder in orphans if remove(GroupV2(folder))]
 
     def weaknesses(self) -> list[str]:
         """None: every limit is the kernel's."""

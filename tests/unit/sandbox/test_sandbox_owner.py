@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.execute.sandbox.owner import is_orphan, new_name
+from stages.execute.sandbox.owner import is_orphan, is_own, new_name, pid_namespace
 
 
 def start_time(pid: int) -> int:
@@ -40,6 +40,18 @@ def test_a_zombie_owns_nothing() -> None:
 
 def test_a_recycled_pid_does_not_protect_the_dead_owners_things() -> None:
     assert is_orphan(f"millrace-{os.getpid()}-{start_time(os.getpid()) - 1}-1")
+
+
+def test_a_name_from_another_pid_namespace_is_never_an_orphan() -> None:
+    """A worker in a container that shares the machine's control groups: its pid is nobody's here, and it lives."""
+    assert is_orphan(f"millrace-{os.getpid()}-1-1-{pid_namespace()}")
+    assert not is_orphan(f"millrace-{os.getpid()}-1-1-{pid_namespace() + 1}")
+
+
+def test_what_is_gone_or_belongs_to_somebody_else_is_not_our_own(tmp_path: Path) -> None:
+    assert is_own(tmp_path)
+    assert not is_own(tmp_path / "gone")
+    assert is_own(Path("/proc/1")) == (os.geteuid() == Path("/proc/1").stat().st_uid)
 
 
 @pytest.mark.parametrize(
