@@ -27,8 +27,8 @@ from stages.execute.sandbox.containers.leftovers import is_abandoned
 from stages.execute.sandbox.containers.options import (
     BOOT,
     GVISOR_BYTES,
-    NAMESPACE,
     OWNER,
+    USER,
     container_options,
     program_archive,
     realm,
@@ -131,7 +131,8 @@ def test_only_what_nobody_waits_for_is_swept() -> None:
     here = realm()
     assert is_abandoned(container(), here)
     assert not is_abandoned(container(**{OWNER: new_name()}), here), "ours, and we live"
-    assert not is_abandoned(container(**{NAMESPACE: "1"}), here), "a worker inside another container may live"
+    assert not is_abandoned(container(**{OWNER: f"{DEAD}-1"}), here), "a worker inside another container may live"
+    assert not is_abandoned(container(**{USER: "1"}), here), "another user's worker may be hidden from us"
     assert not is_abandoned(container(**{OWNER: "somebody-else-1"}), here)
     assert not is_abandoned(container(**{BOOT: "another"}), here), "it runs, so that boot is not over"
     assert is_abandoned(container("exited", **{BOOT: "another"}), here)

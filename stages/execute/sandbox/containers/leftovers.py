@@ -8,7 +8,7 @@ from typing import Any
 from docker import APIClient
 from docker.errors import NotFound
 
-from stages.execute.sandbox.containers.options import BOOT, NAMESPACE, OWNER, realm
+from stages.execute.sandbox.containers.options import BOOT, OWNER, USER, realm
 from stages.execute.sandbox.owner import is_orphan
 
 
@@ -26,10 +26,10 @@ def sweep_containers(api: APIClient) -> list[str]:
 def is_abandoned(container: dict[str, Any], here: dict[str, str]) -> bool:
     """Whether nobody can be waiting for it.
 
-    The pid in its label means something on the same boot and in the same pid namespace only. Of another boot nothing
-    can be running; what runs and was started from inside another container is left to the workers there.
+    Another user's processes may be hidden from us, and pids mean something on their own boot only: of an earlier one
+    nothing can be running.
     """
     labels = container["Labels"]
-    if labels.get(BOOT) != here[BOOT]:
-        return bool(container["State"] != "running")
-    return labels.get(NAMESPACE) == here[NAMESPACE] and is_orphan(labels[OWNER])
+    if labels.get(USER) != here[USER]:
+        return False
+    return is_orphan(labels[OWNER]) if labels.get(BOOT) == here[BOOT] else bool(container["State"] != "running")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,8 @@ from stages.execute.sandbox.containers.image import Image
 from stages.execute.sandbox.launch import LOCKED_BYTES, STACK_BYTES, VICTIM_SCORE, cpu_seconds_limit
 from stages.execute.sandbox.seccomp import Argument, Rule, docker_profile
 
-OWNER, BOOT, NAMESPACE = "millrace.owner", "millrace.boot", "millrace.pid-namespace"
-"""Labels of a container: whose it is (see `owner.new_name`), on which boot, in which namespace the pid counts."""
+OWNER, USER, BOOT = "millrace.owner", "millrace.user", "millrace.boot"
+"""Labels of a container: which process's it is (see `owner.new_name`), which user's, and on which boot."""
 
 OWN_PROCESSES = 1
 """Docker's own first process in each container."""
@@ -47,8 +48,8 @@ def seccomp_profile(daemon: Daemon) -> str:
 
 
 def realm() -> dict[str, str]:
-    """Labels that tell where the pid of an owner means something: this boot and this pid namespace."""
-    return {BOOT: _BOOT_ID.read_text().strip(), NAMESPACE: str(Path("/proc/self/ns/pid").stat().st_ino)}
+    """Labels that tell where the pid of an owner means something to us."""
+    return {USER: str(os.geteuid()), BOOT: _BOOT_ID.read_text().strip()}
 
 
 def container_options(
