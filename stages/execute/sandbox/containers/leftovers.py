@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
 from typing import Any
 
 from docker import APIClient
-from docker.errors import NotFound
+from docker.errors import APIError
 
 from stages.execute.sandbox.containers.options import BOOT, OWNER, USER, realm
 from stages.execute.sandbox.owner import is_orphan
+
+_logger = logging.getLogger(__name__)
 
 
 def sweep_containers(api: APIClient) -> list[str]:
@@ -17,9 +19,13 @@ def sweep_containers(api: APIClient) -> list[str]:
     here, swept = realm(), []
     for container in api.containers(all=True, filters={"label": OWNER}):
         if is_abandoned(container, here):
-            with suppress(NotFound):  # another worker may sweep at the same moment
+            try:
                 api.remove_container(container["Id"], force=True, v=True)
-            swept.append(container["Labels"][OWNER])
+            except APIError as error:
+                # Another worker may sweep at the same moment; what cannot be removed must not stop this one either.
+                _logger.warning("a dead worker's container stays behind: %s", error)
+            else:
+                swept.append(container["Labels"][OWNER])
     return sorted(swept)
 
 

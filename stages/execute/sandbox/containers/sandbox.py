@@ -88,7 +88,7 @@ class DockerSandbox:
     def fingerprint(self) -> str:
         """Everything that the self-test's verdict depends on, except the running kernel."""
         profile = hashlib.sha256(seccomp_profile(self.daemon).encode()).hexdigest()
-        return repr((self.daemon, self.image, self.slots, profile))
+        return repr((self.daemon, self.image.id, self.image.python, self.slots, profile))
 
     def _expected(self) -> selftest.Expected:
         return selftest.Expected(
