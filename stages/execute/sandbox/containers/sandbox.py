@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import PurePosixPath
@@ -31,6 +32,8 @@ from stages.execute.sandbox.supervisor import Ending
 from stages.execute.sandbox.verdict import Observation, judge
 
 _DEATH_SECONDS = 10
+_LATE_SECONDS = 1
+_KILLED = 128 + signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,11 @@ class DockerSandbox:
                 ending = streams.watch(time.monotonic() + limits.wall_seconds, cancel)
                 wall_seconds = time.monotonic() - began
             state = _ended(api, name, kill=ending is not Ending.exited)
+            oom = ending is Ending.exited and _out_of_memory(api, name, state)
             observation = Observation(
                 ending=ending,
                 exit_code=state.get("ExitCode"),
-                oom_kills=int(bool(state.get("OOMKilled"))),
+                oom_kills=int(oom),
                 dead=bool(state),
                 stdout=streams.stdout,
                 stderr=streams.stderr,
@@ -174,3 +178,15 @@ def _ended(api: APIClient, name: str, *, kill: bool) -> dict[str, Any]:
         return {}
     state: dict[str, Any] = api.inspect_container(name)["State"]
     return state
+
+
+def _out_of_memory(api: APIClient, name: str, state: dict[str, Any]) -> bool:
+    """Whether the kernel killed something of the container for want of memory.
+
+    On a busy machine Docker hears of it a moment after the container's end, and then says so in an event only.
+    """
+    if state.get("OOMKilled") or state.get("ExitCode") != _KILLED:
+        return bool(state.get("OOMKilled"))
+    wanted = {"container": name, "event": "oom"}
+    with closing(api.events(since=1, until=int(time.time()) + _LATE_SECONDS, filters=wanted, decode=True)) as events:
+        return any(True for _ in events)
