@@ -2,7 +2,7 @@
 
 Run by its test as a program of its own, in a network namespace without any way out: only there may a job see the
 network of its worker. Prints, for each case, what is wrong with it in the whole box and in one without a network
-namespace of its own.
+namespace of its own, and the promises that the self-test finds broken in each.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ def bring_up() -> None:
         fcntl.ioctl(control, _SET_ADDRESS, ctypes.create_string_buffer(request))
 
 
+def failed_promises(sandbox: BubblewrapSandbox) -> list[str]:
+    return [test.name for test in sandbox.self_test() if not test.passed]
+
+
 def main() -> None:
     bring_up()
     whole = BUBBLEWRAP.open()
@@ -49,9 +53,11 @@ def main() -> None:
         stack.enter_context(socket.create_server(("0.0.0.0", 80)))
         stack.enter_context(socket.create_server((ADDRESS_6, 80), family=socket.AF_INET6))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        held = {name: BY_NAME[name].broken(whole) for name in NAMES}
+        held, passed = {name: BY_NAME[name].broken(whole) for name in NAMES}, failed_promises(whole)
         weak = without("--unshare-net")(patch, whole)
-        print(json.dumps({name: [held[name], BY_NAME[name].broken(weak)] for name in NAMES}))
+        found: dict[str, object] = {name: [held[name], BY_NAME[name].broken(weak)] for name in NAMES}
+        found["(self-test)"] = [passed, failed_promises(weak)]
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from unicodedata import category
 
 import pytest
 from prefect import State
@@ -22,6 +23,7 @@ from localnet.solana import SolanaLocalnet
 from localnet.solana.client import JobPoster
 from millrace.receipt import JobOutcome
 from millrace.receipt_log import ReceiptLog
+from millrace.text import printable
 from protocols.ipfs.cid import CID
 from protocols.solana.job_account import JobStatus
 from protocols.solana.keypair import load_or_create_keypair
@@ -221,3 +223,33 @@ async def test_the_token_of_pinata_is_nowhere_in_the_history(world: World) -> No
     secret = world.ipfs.pinata_jwt
     assert not [text for text in told if secret in text]
     assert not [content for content in kept if secret.encode() in content]
+
+
+NASTY = "\x1b[2J\u202e<b>[red]\r`|x"
+
+
+@pytest.mark.parametrize("where", ["title and output", "code CID", "address"])
+async def test_nothing_of_a_stranger_in_the_history_is_obeyed_by_a_terminal(world: World, where: str) -> None:
+    """escaped_output, from the chain to what Prefect's API tells its UI and its command line."""
+    if where == "address":
+        address = f"../../{NASTY}\n{world.folder.name}"
+    elif where == "code CID":
+        address = world.owner.post("a job", NASTY)
+    else:
+        address = world.post(f"import sys\nprint({NASTY!r})\nsys.exit({NASTY!r})", title=NASTY)
+    state = await world.do(address)
+    assert state.name == ("Settled" if where == "title and output" else "Failed")
+    shown = printable(address, 200)
+    async with get_client() as client:
+        (run,) = [run for run in await client.read_flow_runs() if run.name == shown]
+        told = [run.name, run.state.message if run.state else ""]
+        for task_run in await client.read_task_runs():
+            if task_run.flow_run_id == run.id:
+                told += [task_run.name, task_run.state.message if task_run.state else ""]
+        for artifact in await client.read_artifacts():
+            if artifact.flow_run_id == run.id:
+                told += [artifact.key, artifact.description, str(artifact.data)]
+        told += [log.message for log in await client.read_logs(limit=200) if log.flow_run_id == run.id]
+    controls = [text for text in told if text and any(category(c) in {"Cc", "Cf"} for c in text.replace("\n", ""))]
+    assert len(told) >= 4
+    assert not controls

@@ -22,6 +22,11 @@ def refused(attempt):
 def status(name):
     with open("/proc/self/status") as file:
         return next((line.split()[1] for line in file if line.startswith(name + ":")), "")
+def link(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 def read(path):
     with open(path, "rb") as file:
         return file.read().decode("utf-8", "replace")
@@ -35,6 +40,7 @@ print(json.dumps({
     "capabilities": int(status("CapEff"), 16) | int(status("CapBnd"), 16) | int(status("CapInh"), 16),
     "no_new_privileges": status("NoNewPrivs"),
     "seccomp": status("Seccomp"),
+    "network": link("/proc/self/ns/net"),
     "connect": refused(lambda: socket.create_connection(("192.0.2.1", 9), timeout=1)),
     "vsock": refused(lambda: socket.socket(40, socket.SOCK_STREAM)),
     "netlink": refused(lambda: socket.socket(16, socket.SOCK_RAW)),
