@@ -35,6 +35,7 @@ from stages.execute.sandbox.containers.opening import open_docker
 from stages.execute.sandbox.containers.options import OWNER
 from stages.execute.sandbox.containers.sandbox import DockerSandbox
 from stages.execute.sandbox.diagnosis import diagnose
+from stages.execute.sandbox.selftest import ensure_working
 
 RUNTIMES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(why := docker.unavailable(name)), reason=why))
@@ -270,11 +271,20 @@ def test_the_worker_s_proxies_do_not_enter(
     assert run(runc, program).stdout == b"True\n", "without the defence the same probe must find the secret"
 
 
-def test_gvisor_that_does_not_keep_our_filter_is_refused(tmp_path: Path) -> None:
-    """What a self-test of such a runtime says, played by runc without the filter."""
-    from stages.execute.sandbox.selftest import remedy
+def test_a_runtime_that_does_not_keep_our_filter_is_refused(
+    runc: DockerSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gVisor ignores the filter unless it is told not to; here runc is made to do without."""
+    monkeypatch.setattr(options, "seccomp_profile", lambda daemon: "unconfined")
+    with pytest.raises(Declined, match="filtered system calls") as caught:
+        ensure_working(runc, tmp_path)
+    assert "--oci-seccomp" in caught.value.hint
 
-    assert "--oci-seccomp" in remedy("filtered system calls", "docker 20.10 runsc")
+
+def test_the_command_line_makes_the_image_and_prints_its_id(runc: DockerSandbox, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deployments", "docker", "image"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    assert told.stdout == f"{runc.image.id} with {runc.image.python}\n"
 
 
 def imported(api: APIClient, *changes: str) -> str:
