@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attack_case import OOM, SIGNAL, TIMEOUT, Difference, Differences, any_output
+from attack_case import EXIT, OOM, SIGNAL, TIMEOUT, Difference, Differences, any_output
 
 from millrace.errors import Declined
 from millrace.settings import SandboxSettings, Settings
@@ -111,9 +111,9 @@ _EMULATED = "gVisor's kernel, not the machine's, does it for the container alone
 RUNSC: Differences = {
     **_COMMON,
     "fork_bomb": Difference(
-        "the processes are gVisor's, which takes memory for each: that or the time runs out first",
-        TIMEOUT | OOM,
-        judge=any_output,
+        "the processes are gVisor's, which takes memory for each: that, the time or its threads run out first",
+        TIMEOUT | OOM | EXIT,
+        judge=lambda outcome: outcome.returncode in (-9, 2),
     ),
     "fork_bomb_count": Difference(
         "the processes are gVisor's, which takes memory for each: that runs out first", OOM, judge=any_output

@@ -28,8 +28,8 @@ OWN_PROCESSES = 1
 """Docker's own first process in each container."""
 GVISOR_BYTES = 64 * MIB
 """What gVisor's kernel needs beside the job, in the same control group."""
-GVISOR_THREADS = 256
-"""Of gVisor itself: the control group counts its threads, not the job's."""
+GVISOR_THREADS = 1024
+"""The control group counts gVisor's threads and not the job's; without enough of them it gives up, with exit code 2."""
 
 _TIOCSPGRP = 0x5410
 # The container's first process, which collects orphans and passes signals on, asks for the terminal before it starts
