@@ -26,6 +26,8 @@ audit = typer.Typer(no_args_is_help=True, help="The receipts, without Prefect.")
 app.add_typer(audit, name="audit")
 wasi = typer.Typer(no_args_is_help=True, help="The sandbox for machines without namespaces.")
 app.add_typer(wasi, name="wasi")
+docker = typer.Typer(no_args_is_help=True, help="The sandbox of containers.")
+app.add_typer(docker, name="docker")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -162,6 +164,17 @@ def fetch(
     console.print(f"{fetched.name}, SHA-256 {fetched.sha256}, at {fetched.path}; compiling ...", markup=False)
     CompiledModule(fetched, folder).load()
     console.print("compiled; set MILLRACE_SANDBOX__BACKEND=wasi to run jobs on it", markup=False)
+
+
+@docker.command()
+def image() -> None:
+    """Make the image that jobs run in from this machine's own Python, if need be, and print its id."""
+    from stages.execute.sandbox.containers.daemon import find_daemon
+    from stages.execute.sandbox.containers.opening import find_image
+
+    own = _settings()
+    found = find_image(find_daemon(own.sandbox), own)
+    console.print(f"{found.id} with {found.python}", markup=False)
 
 
 def _receipt_log(folder: Path | None) -> ReceiptLog:

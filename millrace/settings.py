@@ -46,12 +46,18 @@ class _Section(BaseModel):
 class SandboxSettings(_Section):
     """How strangers' code is run."""
 
-    backend: Literal["bubblewrap", "wasi"] = Field(
+    backend: Literal["bubblewrap", "docker", "wasi"] = Field(
         default="bubblewrap", description="The sandbox; there is no unsandboxed one. `wasi` needs `millrace wasi fetch`"
     )
     python: Path | None = Field(default=None, description="Interpreter jobs run on; the system's python3 when unset")
     first_uid: int = Field(default=61_000, ge=1_000, description="As root: uid of slot 0; slot n runs as first_uid + n")
     slots: int = Field(default=64, ge=1, le=500, description="As root: how many uids may be in use at once")
+    docker_host: str = Field(default="", description="Docker: unix:// address of the daemon; DOCKER_HOST when unset")
+    runtime: str = Field(default="runc", description="Docker: the runtime; runsc (gVisor) is the stronger one")
+    image: str = Field(
+        default="",
+        description="Docker: image with a Python, pinned by digest or id; made of the machine's Python when unset",
+    )
     wasi_python: Path | None = Field(
         default=None,
         description="For `wasi`: a build of CPython of your own, one file with the standard library inside",

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+import attack_backend_docker as docker
 import attack_backend_wasi
 from attack_case import EXIT, PRELUDE, Case, Difference, Differences, NotPromised
 
@@ -90,6 +92,11 @@ UNGROUPED = Backend(
     },
 )
 
+CONTAINERS = [
+    Backend(f"docker-{runtime}", partial(docker.unavailable, runtime), partial(docker.opened, runtime), differences)
+    for runtime, differences in (("runc", docker.RUNC), ("runsc", docker.RUNSC))
+]
+
 WASI = Backend(
     "wasi",
     attack_backend_wasi.not_fetched,
@@ -98,4 +105,4 @@ WASI = Backend(
     attack_backend_wasi.PRELUDE,
 )
 
-BACKENDS = [BUBBLEWRAP, UNGROUPED, WASI]
+BACKENDS = [BUBBLEWRAP, UNGROUPED, *CONTAINERS, WASI]

@@ -19,6 +19,10 @@ def diagnose(settings: Settings) -> list[Finding]:
         from stages.execute.sandbox.wasi.diagnosis import diagnose_wasi
 
         return diagnose_wasi(settings)
+    if settings.sandbox.backend == "docker":
+        from stages.execute.sandbox.containers.diagnosis import diagnose_docker
+
+        return diagnose_docker(settings)
     missing = missing_tools(settings.sandbox.python)
     if missing:
         return [

@@ -19,20 +19,23 @@ from stages.execute.sandbox.tools import find_tools, missing_tools
 def open_sandbox(settings: Settings) -> Sandbox:
     """The sandbox that the settings ask for, not yet tried out: see `selftest.ensure_working`.
 
-    Raises Declined(no_sandbox) if this machine cannot have it. There is no fallback, least of all to no sandbox.
+    Raises Declined(no_sandbox) with what helps if it cannot be had here. There is no fallback, least of all to no
+    sandbox.
     """
     if settings.sandbox.backend == "wasi":
         from stages.execute.sandbox.wasi.opening import open_wasi
 
         return open_wasi(settings)
+    if settings.sandbox.backend == "docker":
+        # Imported here, as the SDK takes tenths of a second to import, which nobody else should pay.
+        from stages.execute.sandbox.containers.opening import open_docker
+
+        return open_docker(settings)
     return open_bubblewrap(settings)
 
 
 def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
-    """The default sandbox as this machine can have it.
-
-    Raises Declined(no_sandbox) with the command that installs what is missing.
-    """
+    """The default sandbox. Raises Declined(no_sandbox) with the command that installs what is missing."""
     wanted = settings.sandbox
     if missing := missing_tools(wanted.python):
         raise Declined(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 GUARD = """
-import os as _os
-if any(map(_os.path.exists, ("/etc/passwd", "/etc/hostname", "/usr/bin/env"))) or _os.getcwd() != "/tmp":
+import os as _os, sys as _sys
+if _sys.argv != ["/job/main.py"] or _os.getcwd() != "/tmp" or not 1 < _os.getpid() < 100:
     raise SystemExit("this program only runs in the sandbox")
 """
+"""Only a box shows programs there, and only in a box of its own does a process get so low a number."""
 
 FACTS = (
     GUARD
@@ -20,7 +21,7 @@ def refused(attempt):
     return 0
 def status(name):
     with open("/proc/self/status") as file:
-        return next(line.split()[1] for line in file if line.startswith(name + ":"))
+        return next((line.split()[1] for line in file if line.startswith(name + ":")), "")
 def link(path):
     try:
         return os.readlink(path)

@@ -7,8 +7,12 @@ netlink, io_uring, keyrings and tracing of the box's own first process.
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 _FILES = """
     read write readv writev pread64 pwrite64 preadv pwritev open openat close close_range lseek stat fstat lstat
@@ -47,6 +51,36 @@ IOCTLS = (0x5401, 0x5413, 0x5421, 0x541B, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ F
 NEW_NAMESPACES = 0x7E02_0000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET
 
 
+@dataclass(frozen=True)
+class Argument:
+    """The argument at `index` equals `value`, of its bits only those in `mask` if there is one."""
+
+    index: int
+    value: int
+    mask: int | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Calls by name, all of them or those with one argument, allowed, or refused with the error `refusal`."""
+
+    names: tuple[str, ...]
+    argument: Argument | None = None
+    refusal: int | None = None
+
+
+RULES = (
+    Rule(ALLOWED),
+    Rule(("clone",), Argument(0, 0, mask=NEW_NAMESPACES)),
+    # clone3 takes its flags from memory, which a filter cannot see: "not implemented" makes libc use clone.
+    Rule(("clone3",), refusal=errno.ENOSYS),
+    *(Rule(("socket",), Argument(0, family)) for family in SOCKET_FAMILIES),
+    Rule(("socketpair",), Argument(0, 1)),
+    *(Rule(("ioctl",), Argument(1, request)) for request in IOCTLS),
+)
+"""The whole list; what no rule names is refused with EPERM."""
+
+
 @cache
 def allow_list_program() -> bytes:
     """The filter as a BPF program for this machine's architecture; other architectures' calls are killed.
@@ -56,20 +90,50 @@ def allow_list_program() -> bytes:
     import pyseccomp as scmp  # its import fails where libseccomp is missing; `missing_tools` says so first
 
     here = scmp.system_arch()
-    rules = scmp.SyscallFilter(scmp.ERRNO(errno.EPERM))
-    for name in ALLOWED:
-        if scmp.resolve_syscall(here, name) >= 0:
-            rules.add_rule(scmp.ALLOW, name)
-    rules.add_rule(scmp.ALLOW, "clone", scmp.Arg(0, scmp.MASKED_EQ, NEW_NAMESPACES, 0))
-    # clone3 takes its flags from memory, which a filter cannot see: "not implemented" makes libc use clone.
-    rules.add_rule(scmp.ERRNO(errno.ENOSYS), "clone3")
-    for family in SOCKET_FAMILIES:
-        rules.add_rule(scmp.ALLOW, "socket", scmp.Arg(0, scmp.EQ, family))
-    rules.add_rule(scmp.ALLOW, "socketpair", scmp.Arg(0, scmp.EQ, 1))
-    for request in IOCTLS:
-        rules.add_rule(scmp.ALLOW, "ioctl", scmp.Arg(1, scmp.EQ, request))
+    filtering = scmp.SyscallFilter(scmp.ERRNO(errno.EPERM))
+    for rule in RULES:
+        action = scmp.ALLOW if rule.refusal is None else scmp.ERRNO(rule.refusal)
+        for name in rule.names:
+            if scmp.resolve_syscall(here, name) >= 0:
+                filtering.add_rule(action, name, *_compared(scmp, rule.argument))
     with os.fdopen(os.memfd_create("seccomp"), "w+b") as file:
-        rules.export_bpf(file)
+        filtering.export_bpf(file)
         file.flush()
         file.seek(0)
         return file.read()
+
+
+def docker_profile(extra: Sequence[Rule] = (), *, own_errors: bool = True) -> str:
+    """The same list, and `extra` rules, as the JSON that Docker takes; it too kills other architectures' calls.
+
+    Docker's own list lets AF_VSOCK, netlink, io_uring and tracing through, depending on its version. Where a runtime
+    knows no error but EPERM (`own_errors` false), the rules that name another one become permissions.
+    """
+    rules = (*RULES, *extra)
+    calls = [_profile_entry(rule if own_errors else replace(rule, refusal=None)) for rule in rules]
+    return json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": errno.EPERM, "syscalls": calls})
+
+
+def _compared(scmp: Any, argument: Argument | None) -> list[Any]:
+    if argument is None:
+        return []
+    if argument.mask is not None:
+        return [scmp.Arg(argument.index, scmp.MASKED_EQ, argument.mask, argument.value)]
+    return [scmp.Arg(argument.index, scmp.EQ, argument.value)]
+
+
+def _profile_entry(rule: Rule) -> dict[str, Any]:
+    entry: dict[str, Any] = {"names": list(rule.names), "action": "SCMP_ACT_ALLOW"}
+    if rule.refusal is not None:
+        entry |= {"action": "SCMP_ACT_ERRNO", "errnoRet": rule.refusal}
+    if (argument := rule.argument) is not None:
+        masked = argument.mask is not None
+        entry["args"] = [
+            {
+                "index": argument.index,
+                "value": argument.mask if masked else argument.value,
+                "valueTwo": argument.value if masked else 0,
+                "op": "SCMP_CMP_MASKED_EQ" if masked else "SCMP_CMP_EQ",
+            }
+        ]
+    return entry

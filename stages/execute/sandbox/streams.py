@@ -1,4 +1,4 @@
-"""The ends of a run's pipes that we hold: read as they fill, kept up to a limit."""
+"""What a run writes: read as it comes, kept up to a limit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ REPORT_BYTES = 4_096
 
 
 @dataclass
-class Stream:
-    """One pipe; `cut` tells that more came than `limit_bytes`, the rest of which is thrown away."""
+class Kept:
+    """One output of a run up to its limit; `cut` tells that more came, the rest of which is thrown away."""
 
-    fd: int
     limit_bytes: int
     kept: bytearray = field(default_factory=bytearray)
     cut: bool = False
-    open: bool = True
 
-    def __post_init__(self) -> None:
-        os.set_blocking(self.fd, False)
+    def take(self, chunk: bytes | memoryview) -> None:
+        """Keep `chunk`, or as much of it as the limit allows."""
+        room = self.limit_bytes - len(self.kept)
+        self.kept += chunk[:room]
+        self.cut = self.cut or len(chunk) > room
+
+
+class Stream(Kept):
+    """One pipe whose end `fd` we hold."""
+
+    def __init__(self, fd: int, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.fd = fd
+        self.open = True
+        os.set_blocking(fd, False)
 
     def read(self) -> None:
         """Take what is there now, one chunk of it."""
@@ -31,10 +42,7 @@ class Stream:
         except BlockingIOError:
             return
         self.open = bool(chunk)
-        self.kept += chunk
-        if len(self.kept) > self.limit_bytes:
-            del self.kept[self.limit_bytes :]
-            self.cut = True
+        self.take(chunk)
 
     def drain(self) -> None:
         """Take what is left once nobody writes any more, up to the limit."""
@@ -45,7 +53,7 @@ class Stream:
                 return
 
 
-def report_entry(report: Stream, name: str) -> int | None:
+def report_entry(report: Kept, name: str) -> int | None:
     """The number that bubblewrap reported as `name`, from the JSON lines it writes; None if it has not (yet)."""
     for line in bytes(report.kept).splitlines():
         try:

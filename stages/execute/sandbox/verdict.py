@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from millrace.limits import Limits, Usage
 from stages.execute.sandbox.cgroup import MISSING_EXIT_CODE
 from stages.execute.sandbox.interface import Outcome, Status
-from stages.execute.sandbox.streams import Stream
+from stages.execute.sandbox.streams import Kept
 from stages.execute.sandbox.supervisor import Ending
 
 _FIRST_SIGNAL_CODE = 129
@@ -23,8 +23,8 @@ class Observation:
     exit_code: int | None
     oom_kills: int
     dead: bool
-    stdout: Stream
-    stderr: Stream
+    stdout: Kept
+    stderr: Kept
     usage: Usage
 
 

@@ -11,17 +11,13 @@ from hypothesis import strategies as st
 
 from millrace.limits import Limits, Usage
 from stages.execute.sandbox.interface import Outcome, Status
-from stages.execute.sandbox.streams import Stream, report_entry
+from stages.execute.sandbox.streams import Kept, Stream, report_entry
 from stages.execute.sandbox.supervisor import Ending
 from stages.execute.sandbox.verdict import Observation, judge
 
 
-def stream(kept: bytes = b"", limit_bytes: int = 1000) -> Stream:
-    reading, writing = os.pipe()
-    os.close(writing)
-    made = Stream(reading, limit_bytes, bytearray(kept))
-    os.close(reading)
-    return made
+def stream(kept: bytes = b"") -> Kept:
+    return Kept(1000, bytearray(kept))
 
 
 def seen(

@@ -1,0 +1,3 @@
+"""Jobs in containers of the machine's own Docker daemon."""
+
+from __future__ import annotations
