@@ -14,18 +14,28 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from millrace.errors import MillraceError
 from protocols.ipfs.addresses import check_address, check_host, check_url
 from protocols.ipfs.cid import CID, RAW
-from protocols.ipfs.errors import ContentRefused, ContentUnavailable, InvalidBlock, TruncatedCar
+from protocols.ipfs.errors import (
+    BlockTooLarge,
+    ContentRefused,
+    ContentUnavailable,
+    InvalidBlock,
+    InvalidDag,
+    LimitExceeded,
+    TruncatedCar,
+    UnsupportedContent,
+)
 from protocols.ipfs.http_limits import IDENTITY, capped_body, read_capped, retry_after_seconds
 from protocols.ipfs.reader import MAX_BLOCK_BYTES, ReadLimits
+from protocols.ipfs.standing import Standings
 from protocols.ipfs.verified import CarCollector, Verified, verify_plain
 
 _RAW_TYPE = "application/vnd.ipld.raw"
 _CAR_TYPE = "application/vnd.ipld.car"
 _BAD_FORMAT = frozenset({400, 406})
-_TRY_AGAIN = frozenset({404, 408, 425, 429})
-"""404 is among them: a gateway that finds no provider today may find one tomorrow."""
+_TRY_AGAIN = frozenset({408, 425, 429})
 
 _MOST_REQUESTS = 3
 """For the blocks, then perhaps for the plain file, and once more at the CID's own subdomain."""
@@ -35,16 +45,20 @@ _EMPTY_BLOCK = CID.parse("bafkqaaa")
 
 _CHECK_SECONDS = 10.0
 
-liars: dict[str, str] = {}
-"""Gateways that sent wrong bytes for a CID, with what they did: not asked again in this process."""
+_MOST_REFUSALS_KEPT = 1000
+_READABLE_OR_NOT = (LimitExceeded, UnsupportedContent, InvalidDag)
+"""What verified blocks show of the content itself: the gateway did its part."""
+
+
+class NotHere(ContentUnavailable):
+    """The gateway found the content nowhere: another may, and so may this one once the content is published."""
 
 
 class Gateway:
     """A gateway at `url`, as a ContentSource.
 
-    `client` must not follow redirects; `allow_private` lets http and private addresses pass; `distrusted` is
-    where gateways that lied are noted, by default for the whole process; `clock` gives Unix seconds.
-    Raises Permanent if the address may not be used.
+    `client` must not follow redirects; `allow_private` lets http and private addresses pass; `standings` is where
+    is noted how it behaves; `clock` gives Unix seconds. Raises Permanent if the address may not be used.
     """
 
     def __init__(
@@ -53,19 +67,37 @@ class Gateway:
         client: httpx.AsyncClient,
         *,
         allow_private: bool = False,
-        distrusted: dict[str, str] | None = None,
+        standings: Standings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = check_url(url, allow_private=allow_private)
         self._client = client
         self._allow_private = allow_private
-        self._distrusted = liars if distrusted is None else distrusted
+        self._standings = Standings(clock=clock) if standings is None else standings
         self._clock = clock
+        self._refused: dict[bytes, str] = {}
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
-        """The content named `cid`; errors as ContentSource says. A gateway that lies is not asked again."""
-        if self.name in self._distrusted:
-            raise ContentRefused(f"{self.name} is not asked any more: {self._distrusted[self.name]}")
+        """The content named `cid`; errors as ContentSource says.
+
+        It is not asked at all if it ever lied, if it refused this content before, or while it wants to be left alone.
+        """
+        self._check_may_be_asked(cid)
+        try:
+            verified = await self._fetch_in_time(cid, limits, timeout_seconds)
+        except asyncio.CancelledError:
+            self._standings.note(self.name)  # another was faster
+            raise
+        except _READABLE_OR_NOT:
+            self._standings.note(self.name, success=True)
+            raise
+        except (ContentUnavailable, ContentRefused, InvalidBlock) as error:
+            self._hold_against(cid, error)
+            raise
+        self._standings.note(self.name, success=True)
+        return verified
+
+    async def _fetch_in_time(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await self._fetch(cid, limits)
@@ -75,15 +107,44 @@ class Gateway:
             raise ContentUnavailable(f"{self.name}: {type(error).__name__} {error}".rstrip()) from None
         except TruncatedCar as error:
             raise ContentUnavailable(f"{self.name}: {error.message}") from None
+        except BlockTooLarge as error:
+            raise ContentRefused(f"{self.name}: {error.message}") from None
         except InvalidBlock as error:
-            self._distrusted[self.name] = error.message
             raise InvalidBlock(f"{self.name} sent wrong bytes: {error.message}") from None
+
+    def _check_may_be_asked(self, cid: CID) -> None:
+        standing = self._standings.of(self.name)
+        if standing.banned:
+            raise ContentRefused(
+                f"{self.name} is not asked any more: {standing.banned}", hint=f"millrace forgive {self.name}"
+            )
+        if cid.multihash in self._refused:
+            raise ContentRefused(self._refused[cid.multihash])
+        wait_seconds = standing.resting_until - self._clock()
+        if wait_seconds > 0:
+            raise ContentUnavailable(
+                f"{self.name} wants to be left alone for {wait_seconds:.0f} s more", retry_after_seconds=wait_seconds
+            )
+
+    def _hold_against(self, cid: CID, error: MillraceError) -> None:
+        if isinstance(error, InvalidBlock):
+            self._standings.ban(self.name, f"for {cid} {error.message}")
+        elif isinstance(error, ContentRefused):
+            if len(self._refused) < _MOST_REFUSALS_KEPT:
+                self._refused[cid.multihash] = error.message
+            self._standings.note(self.name, error=True)
+        elif isinstance(error, NotHere):
+            self._standings.note(self.name)
+        else:
+            wish_seconds = error.retry_after_seconds if isinstance(error, ContentUnavailable) else None
+            self._standings.note(self.name, error=True, rest_seconds=wish_seconds or 0.0)
 
     async def check(self) -> str:
         """Return "" if the gateway answers as one does: with nothing, asked for the block that its CID says is empty.
 
-        Raises ContentUnavailable or ContentRefused with what it answered instead.
+        Raises ContentUnavailable or ContentRefused with what it answered instead, or why it is not asked.
         """
+        self._check_may_be_asked(_EMPTY_BLOCK)
         try:
             async with (
                 asyncio.timeout(_CHECK_SECONDS),
@@ -158,16 +219,20 @@ class Gateway:
         content = await read_capped(response, most)
         try:
             return await asyncio.to_thread(verify_plain, cid, content)
-        except InvalidBlock:
-            if kind != "text/html":
-                raise
-            # An error page with a wrong status is a fault, not a lie.
-            raise ContentUnavailable(f"{self.name} sent a web page instead of the content") from None
+        except InvalidBlock as error:
+            # An error page with a wrong status is a fault, not a lie; nor is what the network may have cut off.
+            if kind == "text/html":
+                raise ContentUnavailable(f"{self.name} sent a web page instead of the content") from None
+            if not _has_an_end(response):
+                raise ContentUnavailable(f"{self.name}: {error.message}, and it may have been cut short") from None
+            raise
 
     def _check_status(self, response: httpx.Response) -> None:
         status = response.status_code
         if status == 200:
             return
+        if status == 404:
+            raise NotHere(f"{self.name} answered 404")
         if status in _TRY_AGAIN or status >= 500:
             raise ContentUnavailable(
                 f"{self.name} answered {status}",
@@ -176,3 +241,8 @@ class Gateway:
         if 300 <= status < 400:
             raise ContentRefused(f"{self.name} redirects, which is not followed", hint="configure where it leads")
         raise ContentRefused(f"{self.name} answered {status}")
+
+
+def _has_an_end(response: httpx.Response) -> bool:
+    """Whether a body that was cut off would have shown it: one without length and chunks just ends."""
+    return "Content-Length" in response.headers or "Transfer-Encoding" in response.headers

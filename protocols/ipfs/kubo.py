@@ -28,6 +28,7 @@ from protocols.ipfs.kubo_address import daemon_multiaddr
 from protocols.ipfs.kubo_client import DaemonRefused, daemon_client, pieces_of
 from protocols.ipfs.reader import ReadLimits
 from protocols.ipfs.threads import in_thread
+from protocols.ipfs.uploads import Upload, UploadRecords, UploadState
 from protocols.ipfs.verified import CarCollector, Verified
 
 _CHECK_SECONDS = 10.0
@@ -42,9 +43,15 @@ class KuboDaemon:
     name = "daemon"
 
     def __init__(
-        self, address: str, *, timeout_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic
+        self,
+        address: str,
+        *,
+        timeout_seconds: float = 60.0,
+        records: UploadRecords | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._multiaddr = daemon_multiaddr(address)
+        self._records = records
         self._timeout_seconds = timeout_seconds
         self._clock = clock
 
@@ -66,10 +73,16 @@ class KuboDaemon:
             raise ContentUnavailable(f"{self.name} broke off: {error.message}") from None
 
     async def publish(self, cid: CID, content: bytes, name: str) -> Published:
-        """Import `content` into the daemon and see it pinned; errors as ContentSink."""
+        """Import `content` into the daemon and see it pinned, unless it is; errors as ContentSink."""
+        upload = Upload.of(cid, content, self.name)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await in_thread(lambda: self._import(cid, content))
+                car = await in_thread(lambda: _car_of(cid, content))
+                if not await in_thread(lambda: self._has_pinned(cid)):
+                    self._note(upload, UploadState.sending)
+                    await in_thread(lambda: self._import(cid, car))
+            self._note(upload, UploadState.pinned)
+            return Published(self.name, str(cid))
         except TimeoutError:
             raise PublishFailed(f"{self.name} took longer than {self._timeout_seconds:.1f} s") from None
         except ContentUnavailable as error:
@@ -95,11 +108,19 @@ class KuboDaemon:
                 collector.feed(piece)
         return collector.read()
 
-    def _import(self, cid: CID, content: bytes) -> Published:
-        root, blocks = import_blocks(content)
-        if not root.names_same_as(cid):
-            raise PublishRefused(f"the content is {root}, not {cid}")
-        car = b"".join(write_car(root, blocks.items()))
+    def _note(self, upload: Upload, state: UploadState) -> None:
+        if self._records is not None:
+            self._records.note(upload, state)
+
+    def _has_pinned(self, cid: CID) -> bool:
+        try:
+            with daemon_client(self._multiaddr, self._timeout_seconds) as client:
+                pins = _field(client.pin.ls(str(cid), type="recursive"), "Keys")
+        except DaemonRefused:
+            return False  # that is how it says that something is not pinned
+        return any(_parsed(key).names_same_as(cid) for key in pins)
+
+    def _import(self, cid: CID, car: bytes) -> None:
         with daemon_client(self._multiaddr, self._timeout_seconds) as client:
             imported = _field(client.dag.imprt(io.BytesIO(car), opts={"pin-roots": "true"}), "Root")
             if problem := imported.get("PinErrorMsg"):
@@ -107,10 +128,15 @@ class KuboDaemon:
             named = _parsed(_field(_field(imported, "Cid"), "/"))
             if not named.names_same_as(cid):
                 raise PublishRefused(f"{self.name} names the content {named}, not {cid}")
-            pins = _field(client.pin.ls(str(cid), type="recursive"), "Keys")
-        if not any(_parsed(key).names_same_as(cid) for key in pins):
+        if not self._has_pinned(cid):
             raise PublishFailed(f"{self.name} does not list {cid} among its pins")
-        return Published(self.name, str(named))
+
+
+def _car_of(cid: CID, content: bytes) -> bytes:
+    root, blocks = import_blocks(content)
+    if not root.names_same_as(cid):
+        raise PublishRefused(f"the content is {root}, not {cid}")
+    return b"".join(write_car(root, blocks.items()))
 
 
 def _field(answer: Any, name: str) -> Any:

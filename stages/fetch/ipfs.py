@@ -9,10 +9,8 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from protocols.ipfs.cid import CID
-from protocols.ipfs.content import Content
+from protocols.ipfs.content import EMBEDDED_STORE, Content
 from protocols.ipfs.errors import ContentUnavailable
-
-EMBEDDED_STORE = "embedded store"
 
 
 class Fetched(BaseModel):
@@ -29,7 +27,7 @@ class Fetched(BaseModel):
 async def fetch_content(cid: str, max_bytes: int, *, content: Content) -> Fetched:
     """Fetch the file named `cid`, of at most `max_bytes` and within the content's own limits, and keep it.
 
-    Looks in the embedded store, then asks every source in order; every byte is verified against the CID. Raises
+    Looks in the embedded store, then asks the other places; every byte is verified against the CID. Raises
     InvalidCID; LimitExceeded, UnsupportedContent or InvalidDag if the content is not to be read; ContentRefused
     if no place will ever give it; ContentUnavailable if trying again may help.
     """
@@ -39,7 +37,5 @@ async def fetch_content(cid: str, max_bytes: int, *, content: Content) -> Fetche
     try:
         found = await asyncio.to_thread(content.store.get, wanted, limits.max_bytes)
     except ContentUnavailable:
-        verified, source = await content.fetch_elsewhere(wanted, limits)
-        await asyncio.to_thread(content.store.keep, verified)
-        found = verified.content
+        found, source = await content.fetch_elsewhere(wanted, limits)
     return Fetched(cid=cid, size_bytes=len(found), sha256=hashlib.sha256(found).hexdigest(), source=source)

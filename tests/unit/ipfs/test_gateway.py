@@ -25,6 +25,7 @@ from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.importer import import_blocks, import_file
 from protocols.ipfs.profiles import PROFILES, Profile
 from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.standing import Standings
 from protocols.ipfs.unixfs import encode_file
 
 SMALL = b"print('hello')\n"
@@ -39,9 +40,13 @@ class Asked:
 
     def __init__(self, network: IpfsLocalnet, client: httpx.AsyncClient, service: str) -> None:
         url = {"gateway": network.gateway_url, "legacy_gateway": network.legacy_gateway_url}[service]
-        self.liars: dict[str, str] = {}
+        self.standings = Standings(clock=lambda: 1_700_000_000.0)
         self.service = network.services[service]
-        self.gateway = Gateway(url, client, allow_private=True, distrusted=self.liars, clock=lambda: 1_700_000_000.0)
+        self.gateway = Gateway(url, client, allow_private=True, standings=self.standings, clock=lambda: 1_700_000_000.0)
+
+    @property
+    def banned(self) -> str:
+        return self.standings.of(self.gateway.name).banned
 
     async def fetch(self, cid: CID, limits: ReadLimits = LIMITS, seconds: float = SECONDS) -> bytes:
         return (await self.gateway.fetch(cid, limits, seconds)).content
@@ -77,7 +82,7 @@ async def test_content_of_an_unknown_dialect_is_proven_by_its_blocks_and_only_by
     assert await trustless.fetch(cid) == LARGE
     with pytest.raises(ContentUnavailable, match="no known way"):
         await legacy.fetch(cid)
-    assert legacy.liars == {}
+    assert legacy.banned == ""
 
 
 async def test_blocks_are_asked_for_in_query_and_header_and_uncompressed(
@@ -147,7 +152,7 @@ async def test_a_temporary_fault_is_worth_another_try(
     either.service.faults = faults
     with pytest.raises(ContentUnavailable):
         await either.fetch(cid)
-    assert either.liars == {}
+    assert either.banned == ""
     either.service.faults = Faults()
     assert await either.fetch(cid) == content
 
@@ -210,7 +215,7 @@ async def test_blocks_that_are_missing_from_a_car_are_worth_another_try(
     root = import_file(content, put=lambda cid, block: network.store.put(cid, block) if cid.codec == DAG_PB else None)
     with pytest.raises(ContentUnavailable, match="without block"):
         await trustless.fetch(root.cid)
-    assert trustless.liars == {}
+    assert trustless.banned == ""
 
 
 async def test_a_car_that_ends_in_the_middle_without_a_broken_connection_is_no_lie() -> None:
@@ -221,12 +226,12 @@ async def test_a_car_that_ends_in_the_middle_without_a_broken_connection_is_no_l
         headers = {"Content-Type": "application/vnd.ipld.car; version=1"}
         return httpx.Response(200, headers=headers, stream=httpx.ByteStream(car[:-1]))
 
-    liars: dict[str, str] = {}
+    standings = Standings()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        gateway = Gateway("https://gateway.example", client, allow_private=True, distrusted=liars)
+        gateway = Gateway("https://gateway.example", client, allow_private=True, standings=standings)
         with pytest.raises(ContentUnavailable, match="cut short"):
             await gateway.fetch(root, LIMITS, SECONDS)
-    assert liars == {}
+    assert standings.of(gateway.name).banned == ""
 
 
 async def test_content_that_is_broken_in_itself_is_not_the_gateways_lie(
@@ -237,7 +242,7 @@ async def test_content_that_is_broken_in_itself_is_not_the_gateways_lie(
     network.store.put(root, block)
     with pytest.raises(InvalidDag):
         await trustless.fetch(root)
-    assert trustless.liars == {}
+    assert trustless.banned == ""
 
 
 async def test_a_directory_is_refused_with_what_it_is(network: IpfsLocalnet, trustless: Asked) -> None:

@@ -127,9 +127,17 @@ async def test_another_cid_than_ours_is_no_result(network: IpfsLocalnet, daemon:
 
 
 async def test_content_that_is_taken_but_not_pinned_is_no_result(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
+    unpinned = b"not pinned by any other test"
     network.misbehave("rpc", Faults(pin_error="disk full"))
     with pytest.raises(PublishFailed, match="disk full"):
-        await daemon.publish(import_file(SMALL).cid, SMALL, "result")
+        await daemon.publish(import_file(unpinned).cid, unpinned, "result")
+
+
+async def test_what_is_pinned_already_is_not_sent_again(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
+    await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    network.services["rpc"].requests.clear()
+    await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    assert [path.partition("?")[0] for _, path, _ in network.services["rpc"].requests] == ["/api/v0/pin/ls"]
 
 
 async def test_content_that_the_daemon_does_not_list_as_pinned_is_no_result(
