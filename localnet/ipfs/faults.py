@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localnet.gzip_bomb import gzip_bomb
+
+_PIECE_BYTES = 65_536
 CONTROL_PATH = "/_localnet/faults"
 _HTML = b"<!doctype html><title>Bad gateway</title><p>Something went wrong.\n"
 
@@ -30,6 +34,8 @@ class Faults(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict, description="Headers added, e.g. Retry-After")
     redirect_to: str = Field(default="", description="Answer 302 with this Location")
     html: bool = Field(default=False, description="Answer 200 with a web page")
+    answer_base64: str = Field(default="", description="Answer 200 with these bytes instead")
+    answer_type: str = Field(default="application/octet-stream", description="Their Content-Type")
     wrong_bytes: bool = Field(default=False, description="Flip one bit in the middle of the body")
     cut: bool = Field(default=False, description="Close the connection after half of the body")
     gzip: bool = Field(default=False, description="Compress the body although nobody asked")
@@ -125,6 +131,8 @@ def _replacement(faults: Faults) -> Response | None:
         return JSONResponse({"error": {"reason": faults.reason}}, faults.status, headers=faults.headers)
     if faults.redirect_to:
         return Response(status_code=302, headers={"Location": faults.redirect_to, **faults.headers})
+    if faults.answer_base64:
+        return Response(base64.b64decode(faults.answer_base64), media_type=faults.answer_type, headers=faults.headers)
     if faults.html:
         return Response(_HTML, media_type="text/html", headers=faults.headers)
     return None
@@ -144,12 +152,11 @@ async def _spoil(app: ASGIApp, faults: Faults, scope: Scope, receive: Receive, s
     if faults.wrong_bytes and body:
         middle = len(body) // 2
         body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-    body += bytes(faults.padding_bytes)
     if faults.gzip or faults.gzip_bomb_bytes:
-        body = gzip.compress(bytes(faults.gzip_bomb_bytes) or body)
+        body = gzip_bomb(faults.gzip_bomb_bytes) if faults.gzip_bomb_bytes else gzip.compress(body)
         headers.append((b"content-encoding", b"gzip"))
     if not faults.endless:
-        headers.append((b"content-length", str(len(body)).encode()))
+        headers.append((b"content-length", str(len(body) + faults.padding_bytes).encode()))
     start["headers"] = headers
     await send(start)
     if faults.endless:
@@ -164,12 +171,15 @@ async def _spoil(app: ASGIApp, faults: Faults, scope: Scope, receive: Receive, s
             await send({"type": "http.response.body", "body": body[index : index + 1], "more_body": True})
             await asyncio.sleep(faults.drip_seconds)
         body = b""
+    for sent_bytes in range(0, faults.padding_bytes, _PIECE_BYTES):
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        body = bytes(min(_PIECE_BYTES, faults.padding_bytes - sent_bytes))
     await send({"type": "http.response.body", "body": body})
 
 
 async def _send_for_ever(body: bytes, receive: Receive, send: Send) -> None:
     """Send until the other side has had enough."""
-    piece = body * (65_536 // len(body) + 1)
+    piece = body * (_PIECE_BYTES // len(body) + 1)
     gone = asyncio.create_task(_until_gone(receive))
     while not gone.done():
         await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -7,11 +7,10 @@ import socket
 import struct
 import sys
 import threading
-import zlib
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from localnet.gzip_bomb import gzip_bomb
 from localnet.solana.chain import Chain
 from localnet.solana.controls import CONTROL_PATH, control
 from localnet.solana.faults import Fault
@@ -20,7 +19,7 @@ from localnet.solana.rpc_error import INVALID_REQUEST, NODE_UNHEALTHY, PARSE_ERR
 
 LARGEST_BODY_BYTES = 256 * 1024 * 1024  # accounts are seeded through the same door
 _SLOTS_BEHIND = 150
-_GZIP_WINDOW_BITS = 31
+_BOMB_BYTES = 1 << 30
 _INSTEAD = frozenset({"status", "hang", "reset", "malformed", "unhealthy", "endless", "gzip_bomb"})
 """Faults that take the place of an answer."""
 
@@ -165,7 +164,7 @@ class _Connection(BaseHTTPRequestHandler):
         elif fault.kind == "endless":
             self._never_end()
         elif fault.kind == "gzip_bomb":
-            self._reply(200, _gzip_bomb(), {"content-encoding": "gzip"})
+            self._reply(200, gzip_bomb(_BOMB_BYTES), {"content-encoding": "gzip"})
         elif fault.kind == "malformed":
             self._reply(200, b'{"jsonrpc":"2.0","id":1,"resu')
         elif fault.kind == "unhealthy":
@@ -209,14 +208,6 @@ class _Connection(BaseHTTPRequestHandler):
             self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(body)
-
-
-@cache
-def _gzip_bomb() -> bytes:
-    """A gigabyte of zeros: one part of them compressed, again and again, as a full flush allows."""
-    packing = zlib.compressobj(wbits=_GZIP_WINDOW_BITS)
-    first, other = [packing.compress(bytes(1 << 24)) + packing.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
-    return first + other * 63
 
 
 def _error(code: int, message: str, request_id: Any = None, extra: Any = None) -> dict[str, Any]:
