@@ -107,6 +107,8 @@ def secure_url(url: str, *, service: str, setting: str) -> str:
         raise Permanent(f"{service}'s address is not a URL", hint=f"check {setting}") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
         raise Permanent(f"{service}'s address must be https: the token would be readable on the way")
+    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+        raise Permanent(f"{service}'s address must be scheme, host, port and path only", hint=f"check {setting}")
     return url.rstrip("/")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,17 @@ from millrace.settings import IpfsSettings
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.content import open_content
 from protocols.ipfs.directory import import_directory
-from protocols.ipfs.errors import ContentRefused, ContentUnavailable, InvalidCID, LimitExceeded, UnsupportedContent
+from protocols.ipfs.errors import (
+    ContentRefused,
+    ContentUnavailable,
+    InvalidCID,
+    LimitExceeded,
+    StoreFull,
+    UnsupportedContent,
+)
+from protocols.ipfs.locks import alone
 from protocols.ipfs.profiles import Profile
+from protocols.ipfs.race import HEDGE_SECONDS
 from stages.fetch.ipfs import Fetched, fetch_content
 
 PROGRAM = b"print(6 * 7)\n"
@@ -203,6 +213,76 @@ async def test_content_damaged_in_the_store_is_fetched_again(network: IpfsLocaln
         kept.write_bytes(b"print('evil')\n")
         assert (await fetch_content(cid, MOST_BYTES, content=tools)).source == network.gateway_url
         assert tools.store.get(cid) == PROGRAM
+
+
+async def test_the_second_gateway_is_asked_while_the_first_is_silent_and_the_first_is_hung_up_on(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    network.misbehave("gateway", Faults(hang_seconds=60))
+    started = time.monotonic()
+    async with open_content(settings(network, "gateway", "legacy_gateway", seconds=30.0), tmp_path) as tools:
+        fetched = await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
+    assert fetched.source == network.legacy_gateway_url
+    assert HEDGE_SECONDS <= time.monotonic() - started < HEDGE_SECONDS + 3.0
+
+
+async def test_the_gateway_that_did_best_is_asked_first_in_the_next_flow_run(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    network.misbehave("gateway", Faults(status=500, times=1))
+    sources = []
+    for number in range(3):
+        async with open_content(settings(network, "gateway", "legacy_gateway"), tmp_path) as tools:
+            cid = network.add(PROGRAM + bytes([number]))
+            sources.append((await fetch_content(cid, MOST_BYTES, content=tools)).source)
+    assert sources == [network.legacy_gateway_url] * 3
+    assert len(network.services["gateway"].requests) == 1
+
+
+async def test_flow_runs_that_want_the_same_content_at_the_same_time_ask_for_it_once(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    """Each with its own connections, as two processes on one machine have."""
+    cid = network.add(LARGE)
+    network.misbehave("gateway", Faults(hang_seconds=0.3))
+
+    async def flow_run() -> str:
+        async with open_content(settings(network, "gateway"), tmp_path) as tools:
+            return (await fetch_content(cid, MOST_BYTES, content=tools)).source
+
+    sources = await asyncio.gather(*[flow_run() for _ in range(4)])
+    assert sorted(sources) == sorted([network.gateway_url, *["embedded store"] * 3])
+    assert len(network.services["gateway"].requests) == 1
+    assert list((tmp_path / "content" / ".fetching").iterdir()) == []
+
+
+async def test_a_flow_run_waits_no_longer_than_its_deadline_for_another_to_fetch(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    cid = network.add(PROGRAM)
+    async with open_content(settings(network, "gateway", seconds=0.3), tmp_path) as tools:
+        async with alone(tools.store.lock_of(CID.parse(cid)), 1.0):
+            with pytest.raises(ContentUnavailable, match="another flow run"):
+                await fetch_content(cid, MOST_BYTES, content=tools)
+        assert (await fetch_content(cid, MOST_BYTES, content=tools)).source == network.gateway_url
+
+
+@pytest.mark.parametrize("cid", [CID(1, RAW, 0x13, bytes(64)), CID(1, 0x71, 0x12, bytes(32))])
+async def test_a_cid_that_cannot_be_read_here_is_refused_before_anybody_is_asked(
+    network: IpfsLocalnet, tmp_path: Path, cid: CID
+) -> None:
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        with pytest.raises(UnsupportedContent):
+            await fetch_content(str(cid), MOST_BYTES, content=tools)
+    assert len(network.services["gateway"].requests) == 0
+
+
+async def test_a_quota_that_pinned_content_fills_is_a_clear_error(network: IpfsLocalnet, tmp_path: Path) -> None:
+    tight = settings(network, "gateway").model_copy(update={"quota_bytes": 100_000})
+    async with open_content(tight, tmp_path) as tools:
+        with pytest.raises(StoreFull) as caught:
+            await fetch_content(network.add(LARGE), MOST_BYTES, content=tools)
+    assert "MILLRACE_IPFS__QUOTA_BYTES" in caught.value.hint
 
 
 def test_a_gateway_of_plain_http_is_refused_when_the_content_is_opened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 
 import httpx
@@ -162,6 +163,60 @@ async def test_a_refusal_is_not_worth_another_try(network: IpfsLocalnet, either:
     either.service.faults = faults
     with pytest.raises(ContentRefused):
         await either.fetch(CID.parse(network.add(LARGE)))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 406, 410, 451])
+async def test_who_refused_a_content_is_not_asked_for_it_again(
+    network: IpfsLocalnet, trustless: Asked, status: int
+) -> None:
+    refused, other = CID.parse(network.add(SMALL)), CID.parse(network.add(LARGE))
+    trustless.service.faults = Faults(status=status)
+    for _ in range(2):
+        with pytest.raises(ContentRefused, match=str(status)):
+            await trustless.fetch(refused)
+        # In either of the two ways there are to ask, and then no more.
+        assert len(trustless.service.requests) == (2 if status in (400, 406) else 1)
+    trustless.service.faults = Faults()
+    assert await trustless.fetch(other) == LARGE
+
+
+@pytest.mark.parametrize("status", [404, 408, 429, 500, 503])
+async def test_who_could_not_give_it_now_is_asked_again_later(
+    network: IpfsLocalnet, trustless: Asked, status: int
+) -> None:
+    cid = CID.parse(network.add(SMALL))
+    trustless.service.faults = Faults(status=status, times=1)
+    with pytest.raises(ContentUnavailable):
+        await trustless.fetch(cid)
+    assert await trustless.fetch(cid) == SMALL
+
+
+async def test_what_may_have_been_cut_by_the_network_is_no_lie() -> None:
+    """A body without length and chunks just ends, whoever ended it."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(SMALL[:-1]))
+
+    standings = Standings()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        gateway = Gateway("https://gateway.example", client, allow_private=True, standings=standings)
+        with pytest.raises(ContentUnavailable, match="cut short"):
+            await gateway.fetch(CID.of(SMALL, RAW), LIMITS, SECONDS)
+    assert standings.of(gateway.name).banned == ""
+    assert standings.of(gateway.name).errors == 1
+
+
+async def test_content_under_a_hash_that_is_unknown_here_bans_nobody(network: IpfsLocalnet, trustless: Asked) -> None:
+    """Otherwise one job with such a program would have every honest gateway banned for good."""
+    stranger = CID(1, RAW, 0x13, bytes(64))
+    node = encode_node([Link(stranger, "", 1)], encode_file(1, block_sizes=[1]))
+    root = CID.of(node, DAG_PB)
+    car = b"".join(write_car(root, [(root, node), (stranger, b"x")]))
+    kind = "application/vnd.ipld.car"
+    trustless.service.faults = Faults(answer_base64=base64.b64encode(car).decode(), answer_type=kind)
+    with pytest.raises(UnsupportedContent):
+        await trustless.fetch(root)
+    assert trustless.banned == ""
 
 
 async def test_a_redirect_to_somebody_else_is_not_followed(network: IpfsLocalnet, trustless: Asked) -> None:

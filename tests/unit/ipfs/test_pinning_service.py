@@ -179,11 +179,15 @@ async def test_the_token_is_checked_and_shown_nowhere(account: Account) -> None:
     assert "a-secret-token" not in f"{caught.value!r} {caught.value}"
 
 
-def test_the_token_is_not_sent_in_the_open(
-    client: httpx.AsyncClient, records: UploadRecords, polling: PinPolling
+@pytest.mark.parametrize(
+    "url", ["http://pins.example", "ftp://pins.example", "https://", "https://user:pass@pins.example", "https://[::1"]
+)
+def test_the_token_goes_only_to_a_plain_https_address(
+    client: httpx.AsyncClient, records: UploadRecords, polling: PinPolling, url: str
 ) -> None:
-    with pytest.raises(Permanent, match="https"):
-        PinningService("http://pins.example", SecretStr("x"), client, records=records, polling=polling)
+    with pytest.raises(Permanent) as caught:
+        PinningService(url, SecretStr("x"), client, records=records, polling=polling)
+    assert "user:pass" not in str(caught.value)
 
 
 async def test_polling_waits_longer_and_longer_and_as_long_as_it_is_told() -> None:
