@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
 from millrace.errors import Permanent
 from millrace.settings import IpfsSettings
 from protocols.ipfs.backends import ContentPlace, ContentSink, ContentSource
-from protocols.ipfs.cid import CID
-from protocols.ipfs.errors import ContentUnavailable, StoreFault
+from protocols.ipfs.cid import CID, DAG_PB
+from protocols.ipfs.directory import check_name, resolve_path
+from protocols.ipfs.errors import ContentUnavailable, StoreFault, UnsupportedContent
 from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.kubo import KuboDaemon
 from protocols.ipfs.locks import alone
@@ -30,11 +31,14 @@ from protocols.ipfs.standing import Standings
 from protocols.ipfs.store import ContentStore
 from protocols.ipfs.uploads import UploadRecords
 
+T = TypeVar("T")
+
 EMBEDDED_STORE = "embedded store"
 STANDINGS_FILE = "gateways.json"
 
 _CONNECT_SECONDS = 10.0
 _STEP_SECONDS = 30.0
+_MOST_NAMES = 16
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,8 @@ class Content:
             async with alone(self.store.lock_of(cid), self.timeout_seconds):
                 with suppress(ContentUnavailable):
                     return await asyncio.to_thread(self.store.get, cid, limits.max_bytes), EMBEDDED_STORE
-                verified, source = await first_verified(
-                    [*self.sources, *self._ranked_gateways()],
-                    cid,
-                    limits,
-                    deadline - self.clock(),
-                    clock=self.clock,
-                    hedge_seconds=self.hedge_seconds,
+                verified, source = await self._first(
+                    cid, lambda source, seconds: source.fetch(cid, limits, seconds), deadline - self.clock()
                 )
                 await asyncio.to_thread(self.store.keep, verified)
                 return verified.content, source
@@ -85,6 +84,44 @@ class Content:
             raise ContentUnavailable(f"{cid} is being fetched by another flow run, for long") from None
         except OSError as error:
             raise StoreFault(f"the store at {self.store.root} failed: {error}", hint="is the folder ours?") from None
+
+    async def resolve(self, root: CID, path: str) -> CID:
+        """The CID of what `path`, names joined by `/`, leads to from the directory `root`, block by verified block.
+
+        Raises as `resolve_path` and `fetch_elsewhere` do; UnsupportedContent if the path is longer than any sane one.
+        """
+        names = path.split("/")
+        if len(names) > _MOST_NAMES:
+            raise UnsupportedContent(f"a path of {len(names)} names, and at most {_MOST_NAMES} are followed")
+        deadline = self.clock() + self.timeout_seconds
+        cid = root
+        for name in names:
+            check_name(name)
+            block = await self._directory_block(cid, deadline)
+            cid = await asyncio.to_thread(resolve_path, cid, name, {cid: block}.__getitem__)
+        return cid
+
+    async def _directory_block(self, cid: CID, deadline: float) -> bytes:
+        check_readable(cid)
+        if cid.codec != DAG_PB:
+            raise UnsupportedContent(f"{cid} is a block of bytes, not a directory")
+        if cid.inline is not None:
+            return cid.inline
+        with suppress(ContentUnavailable):
+            return (await asyncio.to_thread(self.store.blocks, cid))(cid)
+        return (await self._first(cid, lambda s, seconds: s.fetch_block(cid, seconds), deadline - self.clock()))[0]
+
+    async def _first(
+        self, cid: CID, ask: Callable[[ContentSource, float], Coroutine[Any, Any, T]], timeout_seconds: float
+    ) -> tuple[T, str]:
+        return await first_verified(
+            [*self.sources, *self._ranked_gateways()],
+            cid,
+            ask,
+            timeout_seconds,
+            clock=self.clock,
+            hedge_seconds=self.hedge_seconds,
+        )
 
     def _ranked_gateways(self) -> list[Gateway]:
         by_name = {gateway.name: gateway for gateway in self.gateways}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,12 +30,16 @@ from protocols.ipfs.errors import (
     UnsupportedContent,
 )
 from protocols.ipfs.http_limits import IDENTITY, capped_body, read_capped, retry_after_seconds
-from protocols.ipfs.reader import MAX_BLOCK_BYTES, ReadLimits
+from protocols.ipfs.reader import MAX_BLOCK_BYTES, ReadLimits, verified
 from protocols.ipfs.standing import Standings
 from protocols.ipfs.verified import CarCollector, Verified, verify_plain
 
+T = TypeVar("T")
+
 _RAW_TYPE = "application/vnd.ipld.raw"
 _CAR_TYPE = "application/vnd.ipld.car"
+_QUERIES = {"raw": {"format": "raw"}, "car": {"format": "car", "dag-scope": "entity"}, "": {}}
+_ACCEPTS = {"raw": _RAW_TYPE, "car": f"{_CAR_TYPE}; version=1; order=dfs; dups=n", "": "*/*"}
 _BAD_FORMAT = frozenset({400, 406})
 _TRY_AGAIN = frozenset({408, 425, 429})
 
@@ -82,9 +88,17 @@ class Gateway:
 
         It is not asked at all if it ever lied, if it refused this content before, or while it wants to be left alone.
         """
+        return await self._on_record(cid, lambda: self._fetch(cid, limits), timeout_seconds)
+
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        """The one block named `cid`; as `fetch`."""
+        return await self._on_record(cid, lambda: self._fetch_block(cid), timeout_seconds)
+
+    async def _on_record(self, cid: CID, ask: Callable[[], Awaitable[T]], timeout_seconds: float) -> T:
+        """Ask, and note how the gateway behaved."""
         self._check_may_be_asked(cid)
         try:
-            verified = await self._fetch_in_time(cid, limits, timeout_seconds)
+            answer = await self._in_time(ask, timeout_seconds)
         except asyncio.CancelledError:
             self._standings.note(self.name)  # another was faster
             raise
@@ -95,12 +109,12 @@ class Gateway:
             self._hold_against(cid, error)
             raise
         self._standings.note(self.name, success=True)
-        return verified
+        return answer
 
-    async def _fetch_in_time(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
+    async def _in_time(self, ask: Callable[[], Awaitable[T]], timeout_seconds: float) -> T:
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._fetch(cid, limits)
+                return await ask()
         except TimeoutError:
             raise ContentUnavailable(f"{self.name} did not answer within {timeout_seconds:.1f} s") from None
         except httpx.HTTPError as error:
@@ -148,7 +162,7 @@ class Gateway:
         try:
             async with (
                 asyncio.timeout(_CHECK_SECONDS),
-                self._get(f"{self.name}/ipfs/{_EMPTY_BLOCK}", _EMPTY_BLOCK, trustless=True) as response,
+                self._get(f"{self.name}/ipfs/{_EMPTY_BLOCK}", "raw") as response,
             ):
                 self._check_status(response)
                 body = await read_capped(response, MAX_BLOCK_BYTES)
@@ -161,28 +175,42 @@ class Gateway:
         return ""
 
     async def _fetch(self, cid: CID, limits: ReadLimits) -> Verified:
-        url, trustless = f"{self.name}/ipfs/{cid}", True
+        url, form = f"{self.name}/ipfs/{cid}", "raw" if cid.codec == RAW else "car"
         for _ in range(_MOST_REQUESTS):
-            async with self._get(url, cid, trustless=trustless) as response:
-                if response.status_code in _BAD_FORMAT and trustless:
-                    trustless = False
+            async with self._get(url, form) as response:
+                if response.status_code in _BAD_FORMAT and form:
+                    form = ""
                 elif (subdomain := self._own_subdomain(cid, response)) not in (None, url):
                     url = str(subdomain)
                 else:
                     return await self._verified(cid, limits, response)
         raise ContentRefused(f"{self.name} sends us from one address to the next")
 
+    async def _fetch_block(self, cid: CID) -> bytes:
+        url = f"{self.name}/ipfs/{cid}"
+        for _ in range(_MOST_REQUESTS):
+            async with self._get(url, "raw") as response:
+                if (subdomain := self._own_subdomain(cid, response)) not in (None, url):
+                    url = str(subdomain)
+                    continue
+                self._check_status(response)
+                if _type_of(response) != _RAW_TYPE:
+                    raise ContentRefused(f"{self.name} does not give single blocks")
+                return await self._proven(
+                    response, partial(_checked, cid, await read_capped(response, MAX_BLOCK_BYTES))
+                )
+        raise ContentRefused(f"{self.name} sends us from one address to the next")
+
     @asynccontextmanager
-    async def _get(self, url: str, cid: CID, *, trustless: bool) -> AsyncIterator[httpx.Response]:
+    async def _get(self, url: str, form: str) -> AsyncIterator[httpx.Response]:
+        """The answer to one request, in the `form` of a block (raw) or a CAR, or as it comes if that is empty."""
         if not self._allow_private:
             await check_host(url)
-        form = _RAW_TYPE if cid.codec == RAW else f"{_CAR_TYPE}; version=1; order=dfs; dups=n"
-        asked = {"format": "raw"} if cid.codec == RAW else {"format": "car", "dag-scope": "entity"}
         async with self._client.stream(
             "GET",
             url,
-            params=asked if trustless else {},
-            headers={**IDENTITY, "Accept": form if trustless else "*/*"},
+            params=_QUERIES[form],
+            headers={**IDENTITY, "Accept": _ACCEPTS[form]},
             follow_redirects=False,
         ) as response:
             self._check_peer(response)
@@ -209,19 +237,22 @@ class Gateway:
 
     async def _verified(self, cid: CID, limits: ReadLimits, response: httpx.Response) -> Verified:
         self._check_status(response)
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind == _CAR_TYPE:
+        if _type_of(response) == _CAR_TYPE:
             collector = CarCollector(cid, limits)
             async for piece in capped_body(response, limits.max_bytes * 2 + MAX_BLOCK_BYTES):
                 collector.feed(piece)
             return await asyncio.to_thread(collector.read)
         most = min(limits.max_bytes, MAX_BLOCK_BYTES) if cid.codec == RAW else limits.max_bytes
         content = await read_capped(response, most)
+        return await self._proven(response, lambda: verify_plain(cid, content))
+
+    async def _proven(self, response: httpx.Response, prove: Callable[[], T]) -> T:
+        """What `prove` makes of the whole body. Raises as it does, but InvalidBlock only for a lie."""
         try:
-            return await asyncio.to_thread(verify_plain, cid, content)
+            return await asyncio.to_thread(prove)
         except InvalidBlock as error:
             # An error page with a wrong status is a fault, not a lie; nor is what the network may have cut off.
-            if kind == "text/html":
+            if _type_of(response) == "text/html":
                 raise ContentUnavailable(f"{self.name} sent a web page instead of the content") from None
             if not _has_an_end(response):
                 raise ContentUnavailable(f"{self.name}: {error.message}, and it may have been cut short") from None
@@ -241,6 +272,15 @@ class Gateway:
         if 300 <= status < 400:
             raise ContentRefused(f"{self.name} redirects, which is not followed", hint="configure where it leads")
         raise ContentRefused(f"{self.name} answered {status}")
+
+
+def _checked(cid: CID, block: bytes) -> bytes:
+    return verified(cid, lambda _: block)
+
+
+def _type_of(response: httpx.Response) -> str:
+    said: str = response.headers.get("Content-Type", "")
+    return said.partition(";")[0].strip().lower()
 
 
 def _has_an_end(response: httpx.Response) -> bool:

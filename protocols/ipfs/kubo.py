@@ -10,7 +10,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from millrace.text import printable
 from protocols.ipfs.backends import Published
@@ -26,10 +26,12 @@ from protocols.ipfs.errors import (
 from protocols.ipfs.importer import import_blocks
 from protocols.ipfs.kubo_address import daemon_multiaddr
 from protocols.ipfs.kubo_client import DaemonRefused, daemon_client, pieces_of
-from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.reader import ReadLimits, verified
 from protocols.ipfs.threads import in_thread
 from protocols.ipfs.uploads import Upload, UploadRecords, UploadState
 from protocols.ipfs.verified import CarCollector, Verified
+
+T = TypeVar("T")
 
 _CHECK_SECONDS = 10.0
 
@@ -61,9 +63,16 @@ class KuboDaemon:
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         """The content named `cid`, which the daemon may have to find in the network first; errors as ContentSource."""
+        return await self._given(lambda: self._export(cid, limits, timeout_seconds), timeout_seconds)
+
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        """One block; errors as ContentSource."""
+        return await self._given(lambda: self._block(cid, timeout_seconds), timeout_seconds)
+
+    async def _given(self, get: Callable[[], T], timeout_seconds: float) -> T:
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await in_thread(lambda: self._export(cid, limits, timeout_seconds))
+                return await in_thread(get)
         except TimeoutError:
             raise ContentUnavailable(f"{self.name} did not answer within {timeout_seconds:.1f} s") from None
         except DaemonRefused as error:
@@ -93,6 +102,11 @@ class KuboDaemon:
     def _version(self) -> str:
         with daemon_client(self._multiaddr, min(self._timeout_seconds, _CHECK_SECONDS)) as client:
             return f"version {printable(str(_field(client.version(), 'Version')), 40)}"
+
+    def _block(self, cid: CID, timeout_seconds: float) -> bytes:
+        with daemon_client(self._multiaddr, timeout_seconds) as client:
+            block: bytes = client.block.get(str(cid))
+        return verified(cid, lambda _: block)
 
     def _export(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         deadline = self._clock() + timeout_seconds

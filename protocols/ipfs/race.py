@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from math import ceil
+from typing import Any, TypeVar
 
 from millrace.errors import MillraceError, Transient
 from protocols.ipfs.backends import ContentSource
 from protocols.ipfs.cid import CID
 from protocols.ipfs.errors import ContentRefused, ContentUnavailable, InvalidBlock
-from protocols.ipfs.reader import ReadLimits
-from protocols.ipfs.verified import Verified
+
+T = TypeVar("T")
 
 HEDGE_SECONDS = 1.5
 """Silence of this length, and the next place is asked as well."""
@@ -26,30 +27,30 @@ _logger = logging.getLogger(__name__)
 async def first_verified(
     sources: Sequence[ContentSource],
     cid: CID,
-    limits: ReadLimits,
+    ask: Callable[[ContentSource, float], Coroutine[Any, Any, T]],
     timeout_seconds: float,
     *,
     clock: Callable[[], float],
     hedge_seconds: float = HEDGE_SECONDS,
-) -> tuple[Verified, str]:
-    """The content named `cid` and the name of the source that proved it; the other requests are cancelled.
+) -> tuple[T, str]:
+    """What the first source gave of `cid`, proven, and that source's name; the other requests are cancelled.
 
-    Sources are asked in order, at most MOST_IN_FLIGHT at a time, so that in `timeout_seconds` (by `clock`) each gets
-    its turn. Raises LimitExceeded, UnsupportedContent or InvalidDag as soon as the content itself is shown to be
-    unreadable; else, with what every source said, ContentUnavailable if any may have it later and ContentRefused if
-    none will.
+    `ask` asks one source within so many seconds. They are asked in order, at most MOST_IN_FLIGHT at a time, so that
+    in `timeout_seconds` (by `clock`) each gets its turn. Raises LimitExceeded, UnsupportedContent or InvalidDag as
+    soon as the content itself is shown to be unreadable; else, with what every source said, ContentUnavailable if
+    any may have it later and ContentRefused if none will.
     """
     deadline = clock() + timeout_seconds
     hedge_seconds = min(hedge_seconds, timeout_seconds / (MOST_IN_FLIGHT + 1))
     waiting = deque(sources)
-    running: dict[asyncio.Task[Verified], ContentSource] = {}
+    running: dict[asyncio.Task[T], ContentSource] = {}
     failures: list[MillraceError] = []
     try:
         while waiting or running:
             if waiting and len(running) < MOST_IN_FLIGHT:
                 share_seconds = max((deadline - clock()) / ceil(len(waiting) / MOST_IN_FLIGHT), 0.0)
                 source = waiting.popleft()
-                running[asyncio.create_task(source.fetch(cid, limits, share_seconds))] = source
+                running[asyncio.create_task(ask(source, share_seconds))] = source
             more = waiting and len(running) < MOST_IN_FLIGHT
             done, _ = await asyncio.wait(
                 running, timeout=hedge_seconds if more else None, return_when=asyncio.FIRST_COMPLETED

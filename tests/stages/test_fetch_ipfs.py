@@ -21,6 +21,7 @@ from protocols.ipfs.errors import (
     ContentRefused,
     ContentUnavailable,
     InvalidCID,
+    InvalidDag,
     LimitExceeded,
     StoreFull,
     UnsupportedContent,
@@ -187,12 +188,53 @@ async def test_a_directory_ends_the_search(network: IpfsLocalnet, tmp_path: Path
             await fetch_content(str(root), MOST_BYTES, content=tools)
 
 
-@pytest.mark.parametrize("cid", ["", "nonsense", "../x", "ipfs://bafkqaaa", "bafkqaaa/../x", "bafkqaaa?format=raw"])
+@pytest.mark.parametrize("place", ["gateway", "rpc"])
+async def test_a_file_in_a_directory_is_fetched_by_its_path(network: IpfsLocalnet, tmp_path: Path, place: str) -> None:
+    root = import_directory({"src": {"main.py": PROGRAM, "größe": LARGE}}, network.store.put).cid
+    async with open_content(settings(network, place), tmp_path) as tools:
+        for path, wanted in (("src/main.py", PROGRAM), ("src/größe", LARGE)):
+            fetched = await fetch_content(f"{root}/{path}", MOST_BYTES, content=tools)
+            assert tools.store.get(fetched.cid) == wanted
+            assert fetched.cid == network.add(wanted)
+        requests = network.services[place].requests
+        requests.clear()
+        await fetch_content(f"{root}/src/main.py", MOST_BYTES, content=tools)
+    assert len(requests) == 2, "the two directories; the file is in the store"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("src/other.py", "no entry"), ("src/main.py/x", "not a directory"), ("a/" * 20 + "b", "20|21")]
+)
+async def test_a_path_that_leads_nowhere_ends_the_search(
+    network: IpfsLocalnet, tmp_path: Path, path: str, says: str
+) -> None:
+    root = import_directory({"src": {"main.py": PROGRAM}}, network.store.put).cid
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        with pytest.raises(UnsupportedContent, match=says):
+            await fetch_content(f"{root}/{path}", MOST_BYTES, content=tools)
+
+
+async def test_a_directory_with_wrong_bytes_is_a_lie_and_one_without_blocks_is_not(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    root = import_directory({"main.py": PROGRAM}, network.store.put).cid
+    network.misbehave("gateway", Faults(wrong_bytes=True))
+    async with open_content(settings(network, "gateway", "legacy_gateway"), tmp_path) as tools:
+        with pytest.raises(MillraceError):
+            await fetch_content(f"{root}/main.py", MOST_BYTES, content=tools)
+        known = tools.standings.all()
+    assert known[network.gateway_url].banned
+    assert not known[network.legacy_gateway_url].banned
+
+
+@pytest.mark.parametrize(
+    "cid", ["", "nonsense", "../x", "ipfs://bafkqaaa", "bafkqaaa/../x", "bafkqaaa/", "bafkqaaa?format=raw"]
+)
 async def test_what_is_no_cid_is_refused_before_anybody_is_asked(
     network: IpfsLocalnet, tmp_path: Path, cid: str
 ) -> None:
     async with open_content(settings(network, "rpc", "gateway"), tmp_path) as tools:
-        with pytest.raises(InvalidCID):
+        with pytest.raises((InvalidCID, InvalidDag)):
             await fetch_content(cid, MOST_BYTES, content=tools)
     assert len(network.services["rpc"].requests) + len(network.services["gateway"].requests) == 0
 

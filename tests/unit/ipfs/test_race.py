@@ -45,9 +45,19 @@ class Source:
             raise self._error
         return Verified(cid, CONTENT)
 
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        return (await self.fetch(cid, LIMITS, timeout_seconds)).content
+
 
 async def race(*sources: Source, seconds: float = 60.0, clock: Callable[[], float] = lambda: 0.0) -> str:
-    found, name = await first_verified(sources, WANTED, LIMITS, seconds, clock=clock, hedge_seconds=HEDGE)
+    found, name = await first_verified(
+        sources,
+        WANTED,
+        lambda source, share_seconds: source.fetch(WANTED, LIMITS, share_seconds),
+        seconds,
+        clock=clock,
+        hedge_seconds=HEDGE,
+    )
     assert found.content == CONTENT
     return name
 
