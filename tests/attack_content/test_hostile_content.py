@@ -18,6 +18,7 @@ from pathlib import Path
 import hostile_dags
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from localnet.ipfs import Faults, IpfsLocalnet
 from millrace.limits import MIB
@@ -419,3 +420,84 @@ async def test_hostile_pinata(
     assert uploaded.places == ("embedded store", "pinata")
     assert uploaded.cid == str(import_file(document).cid)
     assert hostile.store.read(CID.parse(uploaded.cid)) == document
+
+
+PINNING_SERVICE = {
+    "other CID returned": (Faults(other_cid=True), PublishRefused, "speaks of"),
+    "429 for a minute": (Faults(status=429, headers={"Retry-After": "60"}), PublishFailed, "answered 429"),
+    "taken and never pinned": (Faults(never_pinned=True), PublishFailed, "is not pinned"),
+    "pin failed": (Faults(pin_error="no provider"), PublishFailed, "no provider"),
+    "web page": (Faults(html=True), PublishFailed, "not JSON"),
+    "cut stream after 200": (Faults(cut=True), PublishFailed, "RemoteProtocolError"),
+    "gzip bomb": (Faults(gzip_bomb_bytes=64 * MIB), PublishRefused, "compressed"),
+    "endless stream": (Faults(endless=True), PublishRefused, "more than"),
+    "redirect to loopback": (Faults(redirect_to="http://127.0.0.1:9/"), PublishRefused, "302"),
+    "no money": (Faults(status=409, reason="INSUFFICIENT_FUNDS"), PublishRefused, "INSUFFICIENT_FUNDS"),
+}
+
+
+@pytest.mark.parametrize(("faults", "kind", "says"), PINNING_SERVICE.values(), ids=PINNING_SERVICE)
+async def test_hostile_pinning_service(
+    hostile: IpfsLocalnet,
+    settings: IpfsSettings,
+    data_dir: Path,
+    faults: Faults,
+    kind: type[Exception],
+    says: str,
+) -> None:
+    """The bytes are at Pinata, and there is still no result before the service says that it has pinned our CID."""
+    pinning = settings.model_copy(
+        update={
+            "pinning_service": hostile.pinning_service_url,
+            "pinning_service_token": SecretStr(hostile.pinata_jwt),
+            "timeout_seconds": 4.0,
+        }
+    )
+    document = SMALL + repr(faults).encode()
+    hostile.misbehave("pinning_service", faults)
+    async with open_content(pinning, data_dir) as tools:
+        with pytest.raises(kind, match=says):
+            await upload_content(document, "result", content=tools)
+        hostile.misbehave("pinning_service")
+        uploaded = await upload_content(document, "result", content=tools)
+    assert uploaded.places == ("embedded store", "pinata", "pinning service")
+
+
+DAEMON = {
+    "wrong bytes": Faults(wrong_bytes=True),
+    "cut stream after 200": Faults(cut=True),
+    "web page": Faults(html=True),
+    "gzip bomb": Faults(gzip_bomb_bytes=64 * MIB),
+    "endless drip": Faults(drip_seconds=0.05),
+    "endless stream": Faults(endless=True),
+    "huge answer": Faults(padding_bytes=40 * MIB),
+    "silence": Faults(hang_seconds=60),
+    "redirect to loopback": Faults(redirect_to="http://127.0.0.1:9/"),
+    "500": Faults(status=500),
+}
+
+
+@pytest.mark.parametrize("faults", DAEMON.values(), ids=DAEMON)
+async def test_hostile_daemon(
+    hostile: IpfsLocalnet, honest: IpfsLocalnet, settings: IpfsSettings, data_dir: Path, faults: Faults
+) -> None:
+    """The operator's own daemon is believed as little as anybody, and takes no more memory than an answer may have."""
+    document = LARGE + repr(faults).encode()
+    cid = hostile.add(document)
+    assert honest.add(document) == cid
+    own = settings.model_copy(update={"daemon": hostile.rpc_url, "gateways": (honest.gateway_url,), "pinata_jwt": None})
+    hostile.misbehave("rpc", faults)
+    async with open_content(own, data_dir) as tools:
+        tracemalloc.start()
+        try:
+            fetched = await fetch_content(cid, MOST_BYTES, content=tools)
+            with pytest.raises((PublishFailed, PublishRefused)):
+                await upload_content(document, "result", content=tools)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert fetched.source == honest.gateway_url
+        assert tools.store.get(cid) == document
+        assert peak_bytes < 48 * MIB
+        hostile.misbehave("rpc")
+        assert (await upload_content(document, "result", content=tools)).places == ("embedded store", "daemon")

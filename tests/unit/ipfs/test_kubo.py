@@ -106,6 +106,25 @@ async def test_a_web_page_is_no_content(network: IpfsLocalnet, daemon: KuboDaemo
         await daemon.publish(import_file(LARGE).cid, LARGE, "result")
 
 
+async def test_a_redirect_is_not_followed(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
+    network.misbehave("rpc", Faults(redirect_to=f"{network.gateway_url}/ipfs/bafkqaaa"))
+    with pytest.raises(ContentUnavailable):
+        await daemon.check()
+    with pytest.raises(PublishFailed):
+        await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    assert len(network.services["gateway"].requests) == 0
+
+
+@pytest.mark.parametrize("faults", [Faults(endless=True), Faults(padding_bytes=20 << 20)], ids=["endless", "huge"])
+async def test_an_answer_of_the_daemon_is_read_up_to_a_cap(
+    network: IpfsLocalnet, daemon: KuboDaemon, faults: Faults
+) -> None:
+    """The library would read it on in its thread, long after nobody waits for it."""
+    network.misbehave("rpc", faults)
+    with pytest.raises(ContentUnavailable, match="more than"):
+        await daemon.check()
+
+
 async def test_content_that_is_too_large_is_refused(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
     cid = CID.parse(network.add(LARGE))
     with pytest.raises(LimitExceeded):
