@@ -18,7 +18,7 @@ from millrace.settings import IpfsSettings
 from protocols.ipfs.backends import ContentPlace, ContentSink, ContentSource
 from protocols.ipfs.cid import CID, DAG_PB
 from protocols.ipfs.directory import check_name, resolve_path
-from protocols.ipfs.errors import ContentUnavailable, StoreFault, UnsupportedContent
+from protocols.ipfs.errors import ContentUnavailable, UnsupportedContent
 from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.kubo import KuboDaemon
 from protocols.ipfs.locks import alone
@@ -82,8 +82,6 @@ class Content:
                 return verified.content, source
         except TimeoutError:
             raise ContentUnavailable(f"{cid} is being fetched by another flow run, for long") from None
-        except OSError as error:
-            raise StoreFault(f"the store at {self.store.root} failed: {error}", hint="is the folder ours?") from None
 
     async def resolve(self, root: CID, path: str) -> CID:
         """The CID of what `path`, names joined by `/`, leads to from the directory `root`, block by verified block.

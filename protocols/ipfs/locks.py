@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from protocols.ipfs.atomic import disk_of
+
 _POLL_SECONDS = 0.05
 
 
@@ -27,9 +29,10 @@ def held(path: Path) -> Iterator[None]:
 async def alone(path: Path, timeout_seconds: float) -> AsyncIterator[None]:
     """Hold the lock at `path`, which may be for long and is one of many: its file goes with its last holder.
 
-    Raises TimeoutError if others have it for longer than `timeout_seconds`.
+    Raises TimeoutError if others have it for longer than `timeout_seconds`, StoreFault if it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_of(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_seconds
     while (lock := _taken(path)) is None:
         if time.monotonic() >= deadline:
@@ -42,7 +45,8 @@ async def alone(path: Path, timeout_seconds: float) -> AsyncIterator[None]:
 
 
 def _taken(path: Path) -> IO[str] | None:
-    lock = path.open("a")
+    with disk_of(path.parent):
+        lock = path.open("a")
     with suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # A holder that ended meanwhile took the file away: then ours is a lock on nothing.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
-from protocols.ipfs.atomic import write_atomically
+from protocols.ipfs.atomic import disk_of, write_atomically
 from protocols.ipfs.locks import held
 
 _ERROR_WEIGHT = 3
@@ -46,7 +46,7 @@ class _File(RootModel[dict[str, Standing]]):
 class Standings:
     """The standing of each gateway by its address, in the file `path`; in memory only if that is None.
 
-    Any number of processes may share the file. `clock` gives Unix seconds.
+    Any number of processes may share the file. `clock` gives Unix seconds. Raises StoreFault if it cannot be kept.
     """
 
     def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -105,7 +105,7 @@ class Standings:
         if self.path is None:
             self._in_memory = _changed(self._in_memory, name, change)
             return
-        with held(self.path.with_suffix(".lock")):
+        with disk_of(self.path.parent), held(self.path.with_suffix(".lock")):
             known = _changed(self.all(), name, change)
             write_atomically(self.path, [_File(known).model_dump_json(indent=1).encode()])
 

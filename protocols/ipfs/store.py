@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protocols.ipfs.atomic import write_atomically
+from protocols.ipfs.atomic import disk_of, write_atomically
 from protocols.ipfs.car import read_car, write_car
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.errors import (
@@ -25,7 +25,6 @@ from protocols.ipfs.errors import (
     InvalidBlock,
     InvalidDag,
     LimitExceeded,
-    StoreFault,
     UnsupportedContent,
 )
 from protocols.ipfs.importer import import_blocks, import_file, matching_profile
@@ -166,7 +165,7 @@ class ContentStore:
 
     def _mark(self, cid: CID | str, *, pinned: bool) -> None:
         cid = _parsed(cid)
-        with self._disk(), self._room.lock():
+        with disk_of(self.root), self._room.lock():
             entry = self.entry(cid)
             if entry.pinned != pinned:
                 self._note(cid, entry.model_copy(update={"pinned": pinned}))
@@ -192,7 +191,7 @@ class ContentStore:
         return self.root / name[-3:-1] / f"{name}.{'raw' if cid.codec == RAW else 'dag'}"
 
     def _write(self, cid: CID, profile: str, pieces: Iterable[bytes], size: int, pinned: bool) -> None:
-        with self._disk(), self._room.lock():
+        with disk_of(self.root), self._room.lock():
             if self._is_sound(cid):
                 touch(self._path(cid), self._clock())
                 if pinned and not self.entry(cid).pinned:
@@ -218,15 +217,6 @@ class ContentStore:
     def _note(self, cid: CID, entry: Entry) -> None:
         path = self._path(cid)
         write_atomically(path.with_suffix(path.suffix + NOTE_SUFFIX), [entry.model_dump_json().encode()])
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreFault(
-                f"the store at {self.root} failed: {error}", hint="is the disk full, and the folder ours?"
-            ) from None
 
     def _read(self, cid: CID, entry: Entry, max_bytes: int | None) -> bytes:
         limits = _NO_LIMITS if max_bytes is None else replace(_NO_LIMITS, max_bytes=max_bytes)
@@ -254,7 +244,7 @@ class ContentStore:
     def _opened(self, cid: CID) -> Iterator[BinaryIO]:
         """The content's file, as used just now; once it is open, an eviction does not touch it."""
         path = self._path(cid)
-        with self._disk():
+        with disk_of(self.root):
             try:
                 file = path.open("rb")
             except FileNotFoundError:
@@ -266,7 +256,7 @@ class ContentStore:
     def _set_aside(self, cid: CID, error: Exception) -> ContentUnavailable:
         path = self._path(cid)
         damaged = path.with_suffix(path.suffix + DAMAGED_SUFFIX)
-        with self._disk(), suppress(FileNotFoundError):  # another reader may have done it already
+        with disk_of(self.root), suppress(FileNotFoundError):  # another reader may have done it already
             path.replace(damaged)
         _logger.warning("%s was damaged in the store and is now %s: %s", cid, damaged, error)
         return ContentUnavailable(f"{cid} was damaged in the store: {error}", hint="it will be fetched again")

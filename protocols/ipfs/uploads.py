@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protocols.ipfs.atomic import write_atomically
+from protocols.ipfs.atomic import disk_of, write_atomically
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.multibase import encode_base32
 from protocols.ipfs.profiles import V1
@@ -45,7 +45,10 @@ class Upload(BaseModel):
 
 
 class UploadRecords:
-    """The records in `folder`, one file each; the last word about a content and a service replaces the one before."""
+    """The records in `folder`, one file each; the last word about a content and a service replaces the one before.
+
+    Raises StoreFault if one cannot be kept.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -64,7 +67,8 @@ class UploadRecords:
         """Keep a record with this state, on the disk when this returns."""
         upload = upload.model_copy(update={"state": state, "requestid": requestid})
         path = self._path(CID.parse(upload.cid), upload.service)
-        write_atomically(path, [upload.model_dump_json().encode()])
+        with disk_of(self._folder):
+            write_atomically(path, [upload.model_dump_json().encode()])
 
     def _path(self, cid: CID, service: str) -> Path:
         name = encode_base32(cid.multihash)
