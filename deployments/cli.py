@@ -107,6 +107,21 @@ def doctor() -> None:
 
 
 @app.command()
+def forgive(
+    gateway: Annotated[str, typer.Argument(help="Its address, as `millrace doctor` shows it.")],
+) -> None:
+    """Ask an IPFS gateway again that once sent wrong bytes, and forget how it behaved."""
+    from protocols.ipfs.content import STANDINGS_FILE
+    from protocols.ipfs.standing import Standings
+
+    standings = Standings(_settings().data_dir / STANDINGS_FILE)
+    if not standings.forgive(gateway.rstrip("/")):
+        known = ", ".join(sorted(standings.all())) or "none"
+        raise Permanent(f"nothing is known of {gateway}", hint=f"known gateways: {known}")
+    console.print(f"{gateway} will be asked again", markup=False)
+
+
+@app.command()
 def localnet(
     info: Annotated[Path | None, typer.Option(help="Write the addresses here as JSON once it is ready.")] = None,
     slot_milliseconds: Annotated[int, typer.Option(help="Time a slot takes.")] = 400,

@@ -33,6 +33,7 @@ def run_localnet(console: Console, *, info: Path | None, slot_milliseconds: int,
             "ipfs_legacy_gateway_url": ipfs.legacy_gateway_url,
             "pinata_url": ipfs.pinata_url,
             "pinata_jwt": ipfs.pinata_jwt,
+            "pinning_service_url": ipfs.pinning_service_url,
         }
         if info:
             partial = info.with_suffix(".partial")

@@ -78,16 +78,23 @@ class IpfsSettings(_Section):
 
     gateways: Names = Field(
         default=("https://ipfs.io", "https://dweb.link", "https://trustless-gateway.link"),
-        description="Gateways to read from, in order; every byte is verified against its CID",
+        description="Gateways to read from, the best so far first; every byte is verified against its CID",
     )
     allow_private_gateways: bool = Field(default=False, description="Allow http and private addresses for gateways")
     daemon: str = Field(default="", description="Multiaddr or URL of a kubo RPC daemon, e.g. /ip4/127.0.0.1/tcp/5001")
     pinata_jwt: SecretStr | None = Field(default=None, description="Pinata token; results are pinned there when set")
     pinata_api: str = Field(default="https://api.pinata.cloud", description="Base URL of Pinata's API")
+    pinning_service: str = Field(
+        default="", description="Base URL of a Pinning Service API, which fetches results from the daemon or Pinata"
+    )
+    pinning_service_token: SecretStr | None = Field(default=None, description="Its access token")
     timeout_seconds: float = Field(default=60.0, gt=0, description="Deadline for fetching or uploading one content")
     max_bytes: int = Field(default=64 * MIB, gt=0, description="Largest content fetched")
     max_blocks: int = Field(default=4096, gt=0, description="Most blocks in one content")
     max_depth: int = Field(default=32, gt=0, description="Deepest DAG followed")
+    quota_bytes: int = Field(
+        default=10 * 1024 * MIB, gt=0, description="Room for the embedded store; least recently used content goes first"
+    )
 
 
 class CloudMeshSettings(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localnet.gzip_bomb import gzip_bomb
+
+_PIECE_BYTES = 65_536
 CONTROL_PATH = "/_localnet/faults"
 _HTML = b"<!doctype html><title>Bad gateway</title><p>Something went wrong.\n"
 
@@ -30,13 +34,26 @@ class Faults(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict, description="Headers added, e.g. Retry-After")
     redirect_to: str = Field(default="", description="Answer 302 with this Location")
     html: bool = Field(default=False, description="Answer 200 with a web page")
+    answer_base64: str = Field(default="", description="Answer 200 with these bytes instead")
+    answer_type: str = Field(default="application/octet-stream", description="Their Content-Type")
     wrong_bytes: bool = Field(default=False, description="Flip one bit in the middle of the body")
     cut: bool = Field(default=False, description="Close the connection after half of the body")
     gzip: bool = Field(default=False, description="Compress the body although nobody asked")
     hang_seconds: float = Field(default=0.0, description="Wait this long before the answer")
     drip_seconds: float = Field(default=0.0, description="Send one byte at a time with this wait between them")
     other_cid: bool = Field(default=False, description="Name other content than what was uploaded")
-    pin_error: str = Field(default="", description="Import but do not pin, with this message (RPC)")
+    endless: bool = Field(default=False, description="Never end the body: send its bytes over and over")
+    padding_bytes: int = Field(default=0, description="Send this many zero bytes behind the body, and say so")
+    gzip_bomb_bytes: int = Field(default=0, description="Send this many zero bytes instead, compressed to a few")
+    reason: str = Field(default="FAULT", description="What the error body of `status` gives as its reason")
+    pin_error: str = Field(default="", description="Take content but do not pin it, with this message (RPC, pinning)")
+    never_pinned: bool = Field(default=False, description="Take content, and never list it as pinned (Pinata, pinning)")
+
+    @property
+    def spoils(self) -> bool:
+        """Whether an answer is made, and then sent otherwise than it should be."""
+        changed = self.wrong_bytes or self.gzip or self.padding_bytes or self.gzip_bomb_bytes
+        return bool(changed or self.cut or self.drip_seconds or self.endless)
 
 
 @dataclass
@@ -79,7 +96,7 @@ class Faulty:
         replaced = _replacement(faults)
         if replaced is not None:
             await replaced(scope, receive, send)
-        elif faults.wrong_bytes or faults.cut or faults.gzip or faults.drip_seconds:
+        elif faults.spoils:
             await _spoil(self._app, faults, scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -111,9 +128,11 @@ async def _body(receive: Receive) -> bytes:
 
 def _replacement(faults: Faults) -> Response | None:
     if faults.status:
-        return JSONResponse({"error": {"reason": "FAULT"}}, faults.status, headers=faults.headers)
+        return JSONResponse({"error": {"reason": faults.reason}}, faults.status, headers=faults.headers)
     if faults.redirect_to:
         return Response(status_code=302, headers={"Location": faults.redirect_to, **faults.headers})
+    if faults.answer_base64:
+        return Response(base64.b64decode(faults.answer_base64), media_type=faults.answer_type, headers=faults.headers)
     if faults.html:
         return Response(_HTML, media_type="text/html", headers=faults.headers)
     return None
@@ -133,11 +152,16 @@ async def _spoil(app: ASGIApp, faults: Faults, scope: Scope, receive: Receive, s
     if faults.wrong_bytes and body:
         middle = len(body) // 2
         body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-    if faults.gzip:
-        body = gzip.compress(body)
+    if faults.gzip or faults.gzip_bomb_bytes:
+        body = gzip_bomb(faults.gzip_bomb_bytes) if faults.gzip_bomb_bytes else gzip.compress(body)
         headers.append((b"content-encoding", b"gzip"))
-    start["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+    if not faults.endless:
+        headers.append((b"content-length", str(len(body) + faults.padding_bytes).encode()))
+    start["headers"] = headers
     await send(start)
+    if faults.endless:
+        await _send_for_ever(body or b"endless", receive, send)
+        return
     if faults.cut:
         # Returning without the last message makes the server close the connection.
         await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
@@ -147,4 +171,21 @@ async def _spoil(app: ASGIApp, faults: Faults, scope: Scope, receive: Receive, s
             await send({"type": "http.response.body", "body": body[index : index + 1], "more_body": True})
             await asyncio.sleep(faults.drip_seconds)
         body = b""
+    for sent_bytes in range(0, faults.padding_bytes, _PIECE_BYTES):
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        body = bytes(min(_PIECE_BYTES, faults.padding_bytes - sent_bytes))
     await send({"type": "http.response.body", "body": body})
+
+
+async def _send_for_ever(body: bytes, receive: Receive, send: Send) -> None:
+    """Send until the other side has had enough."""
+    piece = body * (_PIECE_BYTES // len(body) + 1)
+    gone = asyncio.create_task(_until_gone(receive))
+    while not gone.done():
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await asyncio.sleep(0)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

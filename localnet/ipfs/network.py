@@ -17,16 +17,19 @@ from localnet.ipfs.blockstore import BlockStore
 from localnet.ipfs.faults import Faults, Faulty, Service
 from localnet.ipfs.gateways import gateway_app
 from localnet.ipfs.pinata import pinata_app
+from localnet.ipfs.pinning_service import pinning_service_app
 from localnet.ipfs.rpc import rpc_app
 
 JWT = "localnet.pinata.jwt"
 """Token of the one account at the stand-in for Pinata; it opens nothing else."""
 
+SERVICES = ("rpc", "gateway", "legacy_gateway", "pinata", "pinning_service")
+
 _START_SECONDS = 10.0
 
 
 class IpfsLocalnet:
-    """A kubo daemon, a trustless and a legacy gateway, and Pinata, over the blocks in `store_dir`.
+    """A kubo daemon, a trustless and a legacy gateway, Pinata and a pinning service, over the blocks in `store_dir`.
 
     A context manager; between `start` and `stop` it serves from a thread of its own, so that it works in any
     program. `ports` gives a service's port by its name in `services`; the others get a free one.
@@ -36,7 +39,7 @@ class IpfsLocalnet:
     def __init__(self, store_dir: Path, ports: Mapping[str, int] | None = None) -> None:
         self.store = BlockStore(store_dir)
         self.pinata_jwt = JWT
-        self.services = {name: Service() for name in ("rpc", "gateway", "legacy_gateway", "pinata")}
+        self.services = {name: Service() for name in SERVICES}
         self._ports = dict(ports or {})
         self._sockets: dict[str, socket.socket] = {}
         self._servers: list[uvicorn.Server] = []
@@ -62,6 +65,11 @@ class IpfsLocalnet:
         """Base URL of Pinata's API, old and new."""
         return self._url("pinata")
 
+    @property
+    def pinning_service_url(self) -> str:
+        """Base URL of the pinning service, which knows Pinata's token."""
+        return self._url("pinning_service")
+
     def add(self, content: bytes) -> str:
         """Put a file into the network and return its CID."""
         return str(self.store.add(content))
@@ -77,6 +85,7 @@ class IpfsLocalnet:
             "gateway": gateway_app(self.store, trustless=True),
             "legacy_gateway": gateway_app(self.store, trustless=False),
             "pinata": pinata_app(self.store, self.pinata_jwt),
+            "pinning_service": pinning_service_app(self.store, self.pinata_jwt),
         }
         try:
             for name in apps:

@@ -1,4 +1,4 @@
-"""Pinata's upload API: the old one that pins files and JSON, and version 3 with CARs.
+"""Pinata's API: the old one that pins files and JSON, version 3 with CARs, and the lists of both.
 
 Source: https://docs.pinata.cloud/api-reference
 """
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from localnet.ipfs.blockstore import BlockStore
+from localnet.ipfs.faults import Faults
 from localnet.ipfs.multipart import Part, parse_multipart
 from localnet.ipfs.rpc import named
 from millrace.errors import MillraceError
@@ -32,7 +33,10 @@ def pinata_app(store: BlockStore, jwt: str) -> Starlette:
             Route("/data/testAuthentication", pinata.test_authentication, methods=["GET"]),
             Route("/pinning/pinFileToIPFS", pinata.pin_file, methods=["POST"]),
             Route("/pinning/pinJSONToIPFS", pinata.pin_json, methods=["POST"]),
+            Route("/data/pinList", pinata.pin_list, methods=["GET"]),
             Route("/v3/files", pinata.upload, methods=["POST"]),
+            Route("/v3/files/public", pinata.files, methods=["GET"]),
+            Route("/v3/files/public/{id}", pinata.file, methods=["GET"]),
         ]
     )
 
@@ -41,6 +45,7 @@ class _Pinata:
     def __init__(self, store: BlockStore, jwt: str) -> None:
         self._store = store
         self._jwt = jwt
+        self._files: dict[str, dict[str, Any]] = {}
 
     async def test_authentication(self, request: Request) -> Response:
         return self._refused(request) or JSONResponse({"message": "Congratulations! You are communicating with Pinata"})
@@ -66,6 +71,39 @@ class _Pinata:
         except (ValueError, KeyError, TypeError) as error:
             return _bad(error)
 
+    async def pin_list(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        rows = [
+            {"id": str(cid)[-12:], "ipfs_pin_hash": str(cid), "size": 0, "date_pinned": _now(), "date_unpinned": None}
+            for cid in self._listed(request)
+        ]
+        return JSONResponse({"rows": rows[: int(request.query_params.get("pageLimit", "10"))]})
+
+    async def files(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        listed = {str(cid) for cid in self._listed(request)}
+        found = [record for record in self._files.values() if record["cid"] in listed]
+        return JSONResponse({"data": {"files": found, "next_page_token": ""}})
+
+    async def file(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        record = self._files.get(request.path_params["id"])
+        if record is None or not any(str(cid) == record["cid"] for cid in self._listed(request)):
+            return JSONResponse({"error": {"code": 404, "message": "File not found"}}, 404)
+        return JSONResponse({"data": record})
+
+    def _listed(self, request: Request) -> list[CID]:
+        """What is pinned, under the CID asked for if there is one; nothing if the stand-in is told not to pin."""
+        faults: Faults = request.scope["faults"]
+        if faults.never_pinned:
+            return []
+        wanted = request.query_params.get("cid")
+        pins = self._store.pins()
+        return pins if wanted is None else [cid for cid in pins if cid.names_same_as(CID.parse(wanted))]
+
     async def upload(self, request: Request) -> Response:
         if refused := self._refused(request):
             return refused
@@ -80,7 +118,7 @@ class _Pinata:
             cid = self._from_car(content) if as_car else self._add(content) if public else import_file(content).cid
         except (ValueError, KeyError, MillraceError) as error:
             return _bad(error)
-        record = {
+        record: dict[str, Any] = {
             "id": str(cid)[-12:],
             "name": form["name"].content.decode() if "name" in form else "",
             "cid": str(named(request, cid)),
@@ -90,6 +128,7 @@ class _Pinata:
             "mime_type": "application/octet-stream",
             "is_duplicate": False,
         }
+        self._files[record["id"]] = {**record, "cid": str(cid)}
         return JSONResponse({"data": record})
 
     def _pinned(self, request: Request, content: bytes, options: dict[str, Any]) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-FaultKind = Literal["status", "hang", "reset", "lost_reply", "malformed", "slow", "unhealthy"]
+FaultKind = Literal["status", "hang", "reset", "lost_reply", "malformed", "slow", "unhealthy", "endless", "gzip_bomb"]
 EVERY_METHOD = "*"
 
 
@@ -16,7 +16,8 @@ class Fault:
     `status` answers that HTTP status · `hang` never answers within `seconds`, then closes · `reset` resets the
     connection before the call is looked at · `lost_reply` carries the call out and then resets the connection ·
     `malformed` answers half a JSON document · `slow` answers rightly, `seconds` late · `unhealthy` is the
-    JSON-RPC error -32005.
+    JSON-RPC error -32005 · `endless` begins a JSON string and never ends it · `gzip_bomb` answers a gigabyte of zeros
+    in about a megabyte.
     """
 
     times: int

@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from localnet.gzip_bomb import gzip_bomb
 from localnet.solana.chain import Chain
 from localnet.solana.controls import CONTROL_PATH, control
 from localnet.solana.faults import Fault
@@ -18,6 +19,10 @@ from localnet.solana.rpc_error import INVALID_REQUEST, NODE_UNHEALTHY, PARSE_ERR
 
 LARGEST_BODY_BYTES = 256 * 1024 * 1024  # accounts are seeded through the same door
 _SLOTS_BEHIND = 150
+_BOMB_BYTES = 1 << 30
+_INSTEAD = frozenset({"status", "hang", "reset", "malformed", "unhealthy", "endless", "gzip_bomb"})
+"""Faults that take the place of an answer."""
+
 _STOP_POLL_SECONDS = 0.02
 
 
@@ -129,7 +134,7 @@ class _Connection(BaseHTTPRequestHandler):
         if not requests:
             return self._reply_json(200, _error(INVALID_REQUEST, "Invalid request"))
         fault = self._count_and_take_fault(requests)
-        if fault is not None and fault.kind in ("status", "hang", "reset", "malformed", "unhealthy"):
+        if fault is not None and fault.kind in _INSTEAD:
             return self._refuse(fault, requests)
         if fault is not None and fault.kind == "slow":
             self.server.stopping.wait(fault.seconds)
@@ -156,6 +161,10 @@ class _Connection(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault.kind == "reset":
             self._reset()
+        elif fault.kind == "endless":
+            self._never_end()
+        elif fault.kind == "gzip_bomb":
+            self._reply(200, gzip_bomb(_BOMB_BYTES), {"content-encoding": "gzip"})
         elif fault.kind == "malformed":
             self._reply(200, b'{"jsonrpc":"2.0","id":1,"resu')
         elif fault.kind == "unhealthy":
@@ -166,6 +175,17 @@ class _Connection(BaseHTTPRequestHandler):
         else:
             wait = {} if fault.retry_after_seconds is None else {"retry-after": str(fault.retry_after_seconds)}
             self._reply_json(fault.status, _error(fault.status, f"localnet was asked to answer {fault.status}"), wait)
+
+    def _never_end(self) -> None:
+        """Send until the client goes away, without ever saying how much it will be."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"jsonrpc":"2.0","id":1,"result":"')
+        piece = b"A" * 65_536
+        while not self.server.stopping.is_set():
+            self.wfile.write(piece)
 
     def _reset(self) -> None:
         """End the connection with a TCP reset, as a crashed proxy does."""

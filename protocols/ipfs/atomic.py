@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from protocols.ipfs.errors import StoreFault
+
+
+@contextmanager
+def disk_of(folder: Path) -> Iterator[None]:
+    """What the disk does wrong inside becomes a StoreFault about `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFault(
+            f"the store at {folder} failed: {error}", hint="is the disk full, and the folder ours?"
+        ) from None
 
 
 def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:

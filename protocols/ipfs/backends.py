@@ -46,6 +46,10 @@ class ContentSource(ContentPlace, Protocol):
         """
         ...
 
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        """The one block named `cid`, verified; errors as `fetch`, of which only the first three can come."""
+        ...
+
 
 class ContentSink(ContentPlace, Protocol):
     """A place that keeps content for others to read."""

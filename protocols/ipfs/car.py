@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from protocols.ipfs.car_header import decode_header, encode_header
 from protocols.ipfs.cid import CID
-from protocols.ipfs.errors import InvalidBlock, InvalidCID, TruncatedCar, UnsupportedContent
+from protocols.ipfs.errors import BlockTooLarge, InvalidBlock, InvalidCID, TruncatedCar
 from protocols.ipfs.reader import MAX_BLOCK_BYTES
 from protocols.ipfs.varint import LONGEST_BYTES, decode_varint, encode_varint
 
@@ -58,7 +58,9 @@ class CarParser:
             while (section := self._section(position)) is not None:
                 start, position = section
                 if self._header_read:
-                    yield self._block(bytes(memoryview(self._buffer)[start:position]))
+                    block = self._block(bytes(memoryview(self._buffer)[start:position]))
+                    if block is not None:
+                        yield block
                 else:
                     self.roots = decode_header(bytes(self._buffer[start:position]))
                     self._header_read = True
@@ -80,20 +82,27 @@ class CarParser:
         except ValueError as error:
             raise InvalidBlock(f"no CAR: {error}") from None
         most = MAX_BLOCK_BYTES + _MAX_CID_BYTES if self._header_read else _MAX_HEADER_BYTES
-        if not 0 < length <= most:
-            raise InvalidBlock(f"no CAR: a section of {length} bytes")
+        if length > most:
+            raise BlockTooLarge(f"no CAR that we read: a section of {length} bytes")
+        if length <= 0:
+            raise InvalidBlock("no CAR: a section of no bytes")
         start = position + offset
         return (start, start + length) if start + length <= len(self._buffer) else None
 
     @staticmethod
-    def _block(section: bytes) -> tuple[CID, bytes]:
+    def _block(section: bytes) -> tuple[CID, bytes] | None:
+        """The verified block, or None if nothing here can verify it: a link to it is refused where it is read.
+
+        Whoever made the content chose its hash function, not whoever sends it.
+        """
         try:
             cid, start = CID.read(section)
-            block = section[start:]
-            if len(block) > MAX_BLOCK_BYTES:
-                raise InvalidBlock(f"{cid}: a block of {len(block)} bytes is larger than any may be")
-            cid.verify(block)
-        except (InvalidCID, UnsupportedContent) as error:
-            # The sender chose to put it here: it says nothing about the content that was asked for.
+        except InvalidCID as error:
             raise InvalidBlock(f"no CAR that we read: {error.message}") from None
+        block = section[start:]
+        if len(block) > MAX_BLOCK_BYTES:
+            raise BlockTooLarge(f"{cid}: a block of {len(block)} bytes is larger than any may be")
+        if not cid.verifiable:
+            return None
+        cid.verify(block)
         return cid, block

@@ -129,6 +129,11 @@ class CID:
         """The block itself, if the CID holds it instead of a hash."""
         return self.digest if self.hash_code == IDENTITY else None
 
+    @property
+    def verifiable(self) -> bool:
+        """True if the hash function is known here."""
+        return self.hash_code in (SHA2_256, IDENTITY)
+
     def verify(self, block: bytes | memoryview) -> None:
         """Return if `block` is what this CID names.
 

@@ -3,7 +3,8 @@
 Permanent
  ├─ InvalidCID          the text or bytes are no CID that we read
  ├─ InvalidBlock        bytes do not match their CID, or their CAR is broken: whoever sent them is to blame
- │   └─ TruncatedCar    the CAR ends in the middle: its sender may do better next time
+ │   ├─ TruncatedCar    the CAR ends in the middle: its sender may do better next time
+ │   └─ BlockTooLarge   not read, and so not shown to be wrong: it says nothing about its sender
  ├─ InvalidDag          the blocks match their CIDs but are no proper UnixFS: nobody can send better ones
  ├─ UnsupportedContent  proper, but not what we read: a HAMT directory, a symlink, another hash function
  ├─ LimitExceeded       more bytes, blocks or levels than the reader allows, proven by verified blocks
@@ -12,6 +13,7 @@ Permanent
 Transient
  ├─ ContentUnavailable  nobody gave us the content this time
  ├─ StoreFault          the embedded store's disk did not do what it should
+ │   └─ StoreFull       what must be kept leaves no room under the quota
  └─ PublishFailed       the content may or may not be there: publishing is idempotent, so publish again
 """
 
@@ -30,6 +32,10 @@ class InvalidBlock(Permanent):
 
 class TruncatedCar(InvalidBlock):
     """A CAR ends in the middle of a section."""
+
+
+class BlockTooLarge(InvalidBlock):
+    """A block is larger than any that is read here."""
 
 
 class InvalidDag(Permanent):
@@ -62,3 +68,7 @@ class PublishFailed(Transient):
 
 class StoreFault(Transient):
     """The embedded store could not read or write its files."""
+
+
+class StoreFull(StoreFault):
+    """The pinned content alone leaves no room under the quota."""

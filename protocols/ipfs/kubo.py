@@ -10,7 +10,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from millrace.text import printable
 from protocols.ipfs.backends import Published
@@ -26,9 +26,12 @@ from protocols.ipfs.errors import (
 from protocols.ipfs.importer import import_blocks
 from protocols.ipfs.kubo_address import daemon_multiaddr
 from protocols.ipfs.kubo_client import DaemonRefused, daemon_client, pieces_of
-from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.reader import ReadLimits, verified
 from protocols.ipfs.threads import in_thread
+from protocols.ipfs.uploads import Upload, UploadRecords, UploadState
 from protocols.ipfs.verified import CarCollector, Verified
+
+T = TypeVar("T")
 
 _CHECK_SECONDS = 10.0
 
@@ -42,9 +45,15 @@ class KuboDaemon:
     name = "daemon"
 
     def __init__(
-        self, address: str, *, timeout_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic
+        self,
+        address: str,
+        *,
+        timeout_seconds: float = 60.0,
+        records: UploadRecords | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._multiaddr = daemon_multiaddr(address)
+        self._records = records
         self._timeout_seconds = timeout_seconds
         self._clock = clock
 
@@ -54,9 +63,16 @@ class KuboDaemon:
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         """The content named `cid`, which the daemon may have to find in the network first; errors as ContentSource."""
+        return await self._given(lambda: self._export(cid, limits, timeout_seconds), timeout_seconds)
+
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        """One block; errors as ContentSource."""
+        return await self._given(lambda: self._block(cid, timeout_seconds), timeout_seconds)
+
+    async def _given(self, get: Callable[[], T], timeout_seconds: float) -> T:
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await in_thread(lambda: self._export(cid, limits, timeout_seconds))
+                return await in_thread(get)
         except TimeoutError:
             raise ContentUnavailable(f"{self.name} did not answer within {timeout_seconds:.1f} s") from None
         except DaemonRefused as error:
@@ -66,10 +82,16 @@ class KuboDaemon:
             raise ContentUnavailable(f"{self.name} broke off: {error.message}") from None
 
     async def publish(self, cid: CID, content: bytes, name: str) -> Published:
-        """Import `content` into the daemon and see it pinned; errors as ContentSink."""
+        """Import `content` into the daemon and see it pinned, unless it is; errors as ContentSink."""
+        upload = Upload.of(cid, content, self.name)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await in_thread(lambda: self._import(cid, content))
+                car = await in_thread(lambda: _car_of(cid, content))
+                if not await in_thread(lambda: self._has_pinned(cid)):
+                    self._note(upload, UploadState.sending)
+                    await in_thread(lambda: self._import(cid, car))
+            self._note(upload, UploadState.pinned)
+            return Published(self.name, str(cid))
         except TimeoutError:
             raise PublishFailed(f"{self.name} took longer than {self._timeout_seconds:.1f} s") from None
         except ContentUnavailable as error:
@@ -80,6 +102,11 @@ class KuboDaemon:
     def _version(self) -> str:
         with daemon_client(self._multiaddr, min(self._timeout_seconds, _CHECK_SECONDS)) as client:
             return f"version {printable(str(_field(client.version(), 'Version')), 40)}"
+
+    def _block(self, cid: CID, timeout_seconds: float) -> bytes:
+        with daemon_client(self._multiaddr, timeout_seconds) as client:
+            block: bytes = client.block.get(str(cid))
+        return verified(cid, lambda _: block)
 
     def _export(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         deadline = self._clock() + timeout_seconds
@@ -95,11 +122,19 @@ class KuboDaemon:
                 collector.feed(piece)
         return collector.read()
 
-    def _import(self, cid: CID, content: bytes) -> Published:
-        root, blocks = import_blocks(content)
-        if not root.names_same_as(cid):
-            raise PublishRefused(f"the content is {root}, not {cid}")
-        car = b"".join(write_car(root, blocks.items()))
+    def _note(self, upload: Upload, state: UploadState) -> None:
+        if self._records is not None:
+            self._records.note(upload, state)
+
+    def _has_pinned(self, cid: CID) -> bool:
+        try:
+            with daemon_client(self._multiaddr, self._timeout_seconds) as client:
+                pins = _field(client.pin.ls(str(cid), type="recursive"), "Keys")
+        except DaemonRefused:
+            return False  # that is how it says that something is not pinned
+        return any(_parsed(key).names_same_as(cid) for key in pins)
+
+    def _import(self, cid: CID, car: bytes) -> None:
         with daemon_client(self._multiaddr, self._timeout_seconds) as client:
             imported = _field(client.dag.imprt(io.BytesIO(car), opts={"pin-roots": "true"}), "Root")
             if problem := imported.get("PinErrorMsg"):
@@ -107,10 +142,15 @@ class KuboDaemon:
             named = _parsed(_field(_field(imported, "Cid"), "/"))
             if not named.names_same_as(cid):
                 raise PublishRefused(f"{self.name} names the content {named}, not {cid}")
-            pins = _field(client.pin.ls(str(cid), type="recursive"), "Keys")
-        if not any(_parsed(key).names_same_as(cid) for key in pins):
+        if not self._has_pinned(cid):
             raise PublishFailed(f"{self.name} does not list {cid} among its pins")
-        return Published(self.name, str(named))
+
+
+def _car_of(cid: CID, content: bytes) -> bytes:
+    root, blocks = import_blocks(content)
+    if not root.names_same_as(cid):
+        raise PublishRefused(f"the content is {root}, not {cid}")
+    return b"".join(write_car(root, blocks.items()))
 
 
 def _field(answer: Any, name: str) -> Any:

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from millrace.limits import MIB
 from protocols.ipfs.cid import CID, DAG_PB, RAW
 from protocols.ipfs.dag_pb import Link, decode_node
-from protocols.ipfs.errors import InvalidBlock, InvalidDag, LimitExceeded, UnsupportedContent
+from protocols.ipfs.errors import BlockTooLarge, InvalidDag, LimitExceeded, UnsupportedContent
 from protocols.ipfs.unixfs import Kind, UnixFS, decode_unixfs
 
 MAX_BLOCK_BYTES = 2 * MIB
 """Larger blocks are not exchanged anywhere in the network, so a larger one is not content."""
+
+FRAMING_BYTES_A_BLOCK = 256
+"""What a block may cost beside the file's bytes in it: CIDs, lengths, its link in the parent."""
 
 BlockOf = Callable[[CID], bytes]
 """Gives the block with that CID, verified or not. Raises ContentUnavailable if it has none."""
@@ -30,6 +33,11 @@ class ReadLimits:
     max_bytes: int = 64 * MIB
     max_blocks: int = 4096
     max_depth: int = 32
+
+    @property
+    def room_bytes(self) -> int:
+        """Most bytes of all blocks together, those of the tree included."""
+        return self.max_bytes + FRAMING_BYTES_A_BLOCK * (self.max_blocks + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +54,24 @@ def read_file(root: CID, block_of: BlockOf, limits: ReadLimits) -> Iterator[byte
     UnsupportedContent for what is no file; whatever `block_of` raises passes through.
     """
     waiting = [(root, 0, -1)]
-    blocks_left = limits.max_blocks
+    blocks_left, bytes_left = limits.max_blocks, limits.room_bytes
     while waiting:
         cid, depth, promised_bytes = waiting.pop()
         blocks_left -= 1
         if depth > limits.max_depth:
             raise LimitExceeded(f"{root} is deeper than {limits.max_depth} levels")
-        node = _file_node(cid, verified(cid, block_of))
+        block = verified(cid, block_of)
+        node = _file_node(cid, block)
         # Counted as soon as they are linked to: a block of empty links can name 200,000 others.
         if len(waiting) + len(node.children) > blocks_left:
             raise LimitExceeded(f"{root} has more than {limits.max_blocks} blocks")
         if depth == 0:
             _check_size(cid, node.file_bytes, limits)
-        elif node.file_bytes != promised_bytes:
+        # Large blocks that hold next to nothing of the file would have us hash them over and over.
+        bytes_left -= len(block)
+        if bytes_left < 0:
+            raise LimitExceeded(f"{root} spends more than {limits.room_bytes} bytes on its blocks")
+        if depth and node.file_bytes != promised_bytes:
             raise InvalidDag(f"{cid} holds {node.file_bytes} bytes where its parent promised {promised_bytes}")
         if node.content:
             yield node.content
@@ -93,12 +106,26 @@ def walk_dag(root: CID, block_of: BlockOf, limits: ReadLimits) -> Iterator[tuple
 
 
 def verified(cid: CID, block_of: BlockOf) -> bytes:
-    """The block named `cid`, checked. Raises InvalidBlock."""
+    """The block named `cid`, checked. Raises InvalidBlock; UnsupportedContent before anything is read."""
+    check_verifiable(cid)
     block = cid.inline if cid.inline is not None else block_of(cid)
     if len(block) > MAX_BLOCK_BYTES:
-        raise InvalidBlock(f"{cid}: a block of {len(block)} bytes is larger than any may be")
+        raise BlockTooLarge(f"{cid}: a block of {len(block)} bytes is larger than any may be")
     cid.verify(block)
     return block
+
+
+def check_verifiable(cid: CID) -> None:
+    """Raise UnsupportedContent if nothing here can tell whether a block is what `cid` names."""
+    if not cid.verifiable:
+        raise UnsupportedContent(f"{cid}: hash function 0x{cid.hash_code:x} is not supported", hint="sha2-256 is")
+
+
+def check_readable(cid: CID) -> None:
+    """Raise UnsupportedContent if no file of that name can be read here, whatever its blocks are."""
+    check_verifiable(cid)
+    if cid.codec not in (RAW, DAG_PB):
+        raise UnsupportedContent(f"{cid}: codec 0x{cid.codec:x} is not supported", hint="raw and dag-pb are")
 
 
 def directory_links(cid: CID, block: bytes) -> tuple[Link, ...]:
@@ -118,8 +145,7 @@ def directory_links(cid: CID, block: bytes) -> tuple[Link, ...]:
 def _file_node(cid: CID, block: bytes) -> _FileNode:
     if cid.codec == RAW:
         return _FileNode(block, len(block), ())
-    if cid.codec != DAG_PB:
-        raise UnsupportedContent(f"{cid}: codec 0x{cid.codec:x} is not supported", hint="raw and dag-pb are")
+    check_readable(cid)
     node = decode_node(block)
     unixfs = decode_unixfs(node.content)
     if unixfs.kind not in (Kind.file, Kind.raw):

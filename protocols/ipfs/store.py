@@ -6,16 +6,18 @@ Content in this store is addressed but not available to others until a sink has 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protocols.ipfs.atomic import write_atomically
+from protocols.ipfs.atomic import disk_of, write_atomically
 from protocols.ipfs.car import read_car, write_car
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.errors import (
@@ -23,13 +25,13 @@ from protocols.ipfs.errors import (
     InvalidBlock,
     InvalidDag,
     LimitExceeded,
-    StoreFault,
     UnsupportedContent,
 )
 from protocols.ipfs.importer import import_blocks, import_file, matching_profile
 from protocols.ipfs.multibase import encode_base32
 from protocols.ipfs.profiles import PROFILES, V1, Profile
 from protocols.ipfs.reader import ReadLimits, read_file, walk_dag
+from protocols.ipfs.room import DAMAGED_SUFFIX, NOTE_SUFFIX, Room, touch
 from protocols.ipfs.verified import Verified
 
 CAR_PROFILE = "car"
@@ -48,18 +50,21 @@ class Entry(BaseModel):
     profile: str = Field(description="Name of the import profile, `raw` for a single raw block, or `car`")
     size: int = Field(description="Bytes kept in the file")
     created: float = Field(description="Unix seconds of when it was put")
-    pinned: bool = Field(default=False, description="True if it must not be removed to make room")
+    pinned: bool = Field(default=False, description="True if it must not be evicted to make room")
 
 
 class ContentStore:
     """Content by CID in the folder `root`, shared safely between threads and processes: every write is atomic.
 
-    An entry is `<root>/<two letters>/<multihash in base 32>.<raw or dag>` with its note in `.json` beside it.
+    An entry is `<root>/<two letters>/<multihash in base 32>.<raw or dag>` with its note in `.json` beside it. Above
+    `quota_bytes` what was not used for longest is evicted, unless it is pinned; every write raises StoreFull if that
+    does not make enough room, and StoreFault if the disk fails. `clock` gives Unix seconds.
     """
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, root: Path, *, quota_bytes: int | None = None, clock: Callable[[], float] = time.time) -> None:
         self.root = root
         self._clock = clock
+        self._room = Room(root, quota_bytes, self._is_pinned, clock)
 
     def put(self, content: bytes, profile: Profile = V1, *, pinned: bool = False) -> CID:
         """Keep a file and return its CID under `profile`, which may be one of your own."""
@@ -133,11 +138,12 @@ class ContentStore:
         return partial(_block_of, found)
 
     def pin(self, cid: CID | str) -> None:
-        """Mark content as not to be removed. Raises ContentUnavailable if it is not here."""
-        cid = _parsed(cid)
-        entry = self.entry(cid)
-        if not entry.pinned:
-            self._note(cid, entry.model_copy(update={"pinned": True}))
+        """Mark content as not to be evicted. Raises ContentUnavailable if it is not here."""
+        self._mark(cid, pinned=True)
+
+    def unpin(self, cid: CID | str) -> None:
+        """Let content be evicted when room is needed: it can be had elsewhere. As `pin`."""
+        self._mark(cid, pinned=False)
 
     def entry(self, cid: CID | str) -> Entry:
         """What is noted beside the content. Raises ContentUnavailable if it is not here."""
@@ -145,10 +151,38 @@ class ContentStore:
         path = self._path(cid)
         try:
             if path.exists():
-                return Entry.model_validate_json(path.with_suffix(path.suffix + ".json").read_bytes())
+                return self._entry_at(path)
+        except FileNotFoundError as error:
+            if path.exists():  # otherwise it was evicted between our two looks
+                raise self._set_aside(cid, error) from None
         except (OSError, ValidationError) as error:
             raise self._set_aside(cid, error) from None
-        raise ContentUnavailable(f"{cid} is not in the store at {self.root}", hint="fetch it first")
+        raise self._not_here(cid)
+
+    def lock_of(self, cid: CID) -> Path:
+        """Where whoever fetches this content holds a lock meanwhile."""
+        return self.root / ".fetching" / f"{self._path(cid).name}.lock"
+
+    def _mark(self, cid: CID | str, *, pinned: bool) -> None:
+        cid = _parsed(cid)
+        with disk_of(self.root), self._room.lock():
+            entry = self.entry(cid)
+            if entry.pinned != pinned:
+                self._note(cid, entry.model_copy(update={"pinned": pinned}))
+
+    def _is_pinned(self, path: Path) -> bool:
+        """Whether the content at `path` may not be evicted; content whose note is broken is not worth keeping."""
+        try:
+            return self._entry_at(path).pinned
+        except (OSError, ValidationError):
+            return False
+
+    @staticmethod
+    def _entry_at(path: Path) -> Entry:
+        return Entry.model_validate_json(path.with_suffix(path.suffix + NOTE_SUFFIX).read_bytes())
+
+    def _not_here(self, cid: CID) -> ContentUnavailable:
+        return ContentUnavailable(f"{cid} is not in the store at {self.root}", hint="fetch it first")
 
     def _path(self, cid: CID) -> Path:
         # A raw block and a dag-pb node of the same bytes have one multihash and are different content.
@@ -157,14 +191,18 @@ class ContentStore:
         return self.root / name[-3:-1] / f"{name}.{'raw' if cid.codec == RAW else 'dag'}"
 
     def _write(self, cid: CID, profile: str, pieces: Iterable[bytes], size: int, pinned: bool) -> None:
-        if self._is_sound(cid):
-            if pinned:
-                self.pin(cid)
-            return
-        # The note goes first: content that is there always has one.
-        self._note(cid, Entry(cid=str(cid), profile=profile, size=size, created=self._clock(), pinned=pinned))
-        with self._disk():
-            write_atomically(self._path(cid), pieces)
+        with disk_of(self.root), self._room.lock():
+            if self._is_sound(cid):
+                touch(self._path(cid), self._clock())
+                if pinned and not self.entry(cid).pinned:
+                    self._note(cid, self.entry(cid).model_copy(update={"pinned": True}))
+                return
+            entry = Entry(cid=str(cid), profile=profile, size=size, created=self._clock(), pinned=pinned)
+            with self._room.taking(size + len(entry.model_dump_json())):
+                # The note goes first: content that is there always has one.
+                self._note(cid, entry)
+                write_atomically(self._path(cid), pieces)
+                touch(self._path(cid), self._clock())
 
     def _is_sound(self, cid: CID) -> bool:
         """Whether the content is here and matches; damaged content is set aside, to be written anew."""
@@ -178,17 +216,7 @@ class ContentStore:
 
     def _note(self, cid: CID, entry: Entry) -> None:
         path = self._path(cid)
-        with self._disk():
-            write_atomically(path.with_suffix(path.suffix + ".json"), [entry.model_dump_json().encode()])
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreFault(
-                f"the store at {self.root} failed: {error}", hint="is the disk full, and the folder ours?"
-            ) from None
+        write_atomically(path.with_suffix(path.suffix + NOTE_SUFFIX), [entry.model_dump_json().encode()])
 
     def _read(self, cid: CID, entry: Entry, max_bytes: int | None) -> bytes:
         limits = _NO_LIMITS if max_bytes is None else replace(_NO_LIMITS, max_bytes=max_bytes)
@@ -196,10 +224,11 @@ class ContentStore:
             found = {block_cid.multihash: block for block_cid, block in self._car(cid)}
             return b"".join(read_file(cid, partial(_block_of, found), limits))
         path = self._path(cid)
-        with self._disk():
-            if path.stat().st_size > limits.max_bytes:
-                raise LimitExceeded(f"{cid} is {path.stat().st_size} bytes, and {max_bytes} are allowed")
-            content = path.read_bytes()
+        with self._opened(cid) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limits.max_bytes:
+                raise LimitExceeded(f"{cid} is {size} bytes, and {max_bytes} are allowed")
+            content = file.read()
         profile = PROFILES.get(entry.profile)
         if profile is None:
             cid.verify(content)
@@ -208,13 +237,26 @@ class ContentStore:
         return content
 
     def _car(self, cid: CID) -> Iterator[tuple[CID, bytes]]:
-        with self._disk(), self._path(cid).open("rb") as file:
+        with self._opened(cid) as file:
             yield from read_car(iter(lambda: file.read(_READ_CHUNK_BYTES), b""))
+
+    @contextmanager
+    def _opened(self, cid: CID) -> Iterator[BinaryIO]:
+        """The content's file, as used just now; once it is open, an eviction does not touch it."""
+        path = self._path(cid)
+        with disk_of(self.root):
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                raise self._not_here(cid) from None
+            with file:
+                touch(path, self._clock())
+                yield file
 
     def _set_aside(self, cid: CID, error: Exception) -> ContentUnavailable:
         path = self._path(cid)
-        damaged = path.with_suffix(path.suffix + ".damaged")
-        with self._disk(), suppress(FileNotFoundError):  # another reader may have done it already
+        damaged = path.with_suffix(path.suffix + DAMAGED_SUFFIX)
+        with disk_of(self.root), suppress(FileNotFoundError):  # another reader may have done it already
             path.replace(damaged)
         _logger.warning("%s was damaged in the store and is now %s: %s", cid, damaged, error)
         return ContentUnavailable(f"{cid} was damaged in the store: {error}", hint="it will be fetched again")

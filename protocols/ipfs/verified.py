@@ -10,9 +10,6 @@ from protocols.ipfs.errors import ContentRefused, ContentUnavailable, InvalidBlo
 from protocols.ipfs.importer import matching_profile
 from protocols.ipfs.reader import ReadLimits, file_bytes_of, read_file
 
-_FRAMING_BYTES_A_BLOCK = 256
-"""What a block may cost beside the file's bytes in it: CIDs, lengths, its link in the parent."""
-
 
 @dataclass(frozen=True, slots=True)
 class Verified:
@@ -46,7 +43,7 @@ class CarCollector:
         self._limits = limits
         self._parser = CarParser()
         self._blocks: dict[bytes, bytes] = {}
-        self._room_bytes = limits.max_bytes + _FRAMING_BYTES_A_BLOCK * (limits.max_blocks + 1)
+        self._room_bytes = limits.room_bytes
         self._room_blocks = limits.max_blocks
 
     def feed(self, chunk: bytes) -> None:

@@ -15,6 +15,7 @@ from solders.pubkey import Pubkey
 
 from millrace.errors import MillraceError, Permanent, Transient
 from millrace.redaction import register_secret
+from protocols.solana.answer_cap import cap_answers, cap_for
 from protocols.solana.rpc_errors import EndpointRefused, WrongChain, as_millrace_error
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class Endpoint:
         # Its HTTP client would log whole URLs, and repeat a sendTransaction whose outcome is unknown.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         self._client = AsyncClient(url, max_transport_retries=0)
+        cap_answers(self._client._provider.session)
 
     @property
     def resting(self) -> bool:
@@ -105,8 +107,9 @@ class Endpoint:
         Raises the errors of `protocols.solana.rpc_errors`, and notes how it went.
         """
         try:
-            async with asyncio.timeout(timeout_seconds):
-                value = await question(self._client)
+            with cap_for(method):
+                async with asyncio.timeout(timeout_seconds):
+                    value = await question(self._client)
         except Exception as error:
             known = as_millrace_error(error, method, self.label)
             if known is None:

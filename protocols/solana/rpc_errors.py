@@ -25,6 +25,7 @@ from solders.rpc import errors
 
 from millrace.errors import MillraceError, Permanent, Transient, UnknownOutcome
 from millrace.text import printable
+from protocols.solana.answer_cap import AnswerTooLarge
 
 _RATE_LIMITED = -32429
 """Not Solana's; several RPC providers use it for 429."""
@@ -118,6 +119,11 @@ def as_millrace_error(error: Exception, method: str, label: str) -> MillraceErro
 
 
 def _from_http(cause: BaseException | None, method: str, label: str) -> MillraceError:
+    if isinstance(cause, AnswerTooLarge):
+        # Another node may serve the same question; the next answer of this one would be no smaller.
+        return EndpointRefused(
+            f"{label} answered {method} at more length than is read: {cause}", hint="use another endpoint"
+        )
     if not isinstance(cause, httpx2.HTTPStatusError):
         kind = type(cause).__name__
         return EndpointBusy(f"{label} could not be asked for {method}: {kind}")

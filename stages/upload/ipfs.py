@@ -8,9 +8,7 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from protocols.ipfs.content import Content
-
-EMBEDDED_STORE = "embedded store"
+from protocols.ipfs.content import EMBEDDED_STORE, Content
 
 
 class Uploaded(BaseModel):
@@ -33,9 +31,9 @@ class Uploaded(BaseModel):
 
 
 async def upload_content(document: bytes | str, name: str, *, content: Content) -> Uploaded:
-    """Keep `document` (text as UTF-8) pinned in the embedded store, then publish it to every configured sink.
+    """Keep `document` (text as UTF-8) in the embedded store, pinned while nobody else does, and publish it.
 
-    The CID is computed here before anything is sent, and each sink must confirm that same CID: there is no result
+    The CID is computed here before anything is sent, and every sink must confirm that same CID: there is no result
     before the last one did. Doing it again changes nothing. `name` is a label for people. Raises PublishFailed if
     trying again may help, PublishRefused if not.
     """
@@ -45,4 +43,7 @@ async def upload_content(document: bytes | str, name: str, *, content: Content) 
     for sink in content.sinks:
         published = await sink.publish(cid, raw, name)
         places.append(published.place)
+    if content.sinks:
+        # Others have it now: it may go when room is needed.
+        await asyncio.to_thread(content.store.unpin, cid)
     return Uploaded(cid=str(cid), size_bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest(), places=tuple(places))

@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from rich.console import Console
+from typer.testing import CliRunner
 
+from deployments.cli import app
 from deployments.doctor import examine
 from localnet.ipfs import Faults, IpfsLocalnet
 from localnet.solana import SolanaLocalnet
+from millrace.errors import Permanent
 from millrace.settings import CloudMeshSettings, IpfsSettings, Settings
+from protocols.ipfs.content import open_content
 from protocols.solana.keypair import load_or_create_keypair
+from stages.fetch.ipfs import fetch_content
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -179,6 +184,38 @@ async def test_a_place_for_content_that_answers_nonsense_is_reported(
     (weak,) = [line for line in found.splitlines() if not line.startswith("ok")]
     assert weak.startswith("weak")
     assert says in weak
+
+
+async def test_a_gateway_that_lied_is_shown_with_what_it_did_until_it_is_forgiven(
+    good: Settings, ipfs: IpfsLocalnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ipfs.misbehave("gateway", Faults(wrong_bytes=True))
+    wanted = ipfs.add(b"a program")
+    async with open_content(good.ipfs.model_copy(update={"daemon": ""}), good.data_dir) as content:
+        await fetch_content(wanted, 1000, content=content)
+    ipfs.misbehave("gateway")
+    _, found = await about(good, f"content: {ipfs.gateway_url}")
+    assert found.startswith("weak")
+    assert "is not asked any more" in found
+    assert wanted in found
+    assert f"-> millrace forgive {ipfs.gateway_url}" in found
+    monkeypatch.setenv("MILLRACE_DATA_DIR", str(good.data_dir))
+    assert CliRunner().invoke(app, ["forgive", ipfs.gateway_url]).exit_code == 0
+    assert (await about(good, f"content: {ipfs.gateway_url}"))[1].startswith("ok")
+    assert isinstance(CliRunner().invoke(app, ["forgive", ipfs.gateway_url]).exception, Permanent)
+
+
+async def test_a_pinning_service_is_checked_and_one_that_nobody_gives_bytes_to_is_missing(
+    good: Settings, ipfs: IpfsLocalnet
+) -> None:
+    token = SecretStr(ipfs.pinata_jwt)
+    pinned = changed(good, "ipfs", pinning_service=ipfs.pinning_service_url, pinning_service_token=token)
+    _, found = await about(pinned, "content: ")
+    assert "ok       content: pinning service answers" in found
+    for fields in ({"daemon": "", "pinata_jwt": None}, {"pinning_service_token": None}):
+        code, found = await about(changed(pinned, "ipfs", **fields), "content: ")
+        assert (code, found[:7]) == (1, "missing")
+        assert "MILLRACE_IPFS__" in found
 
 
 async def test_results_that_nobody_else_can_read_are_weak(good: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,15 +14,22 @@ import pytest
 from localnet.ipfs import Faults, IpfsLocalnet
 from millrace.errors import MillraceError, Permanent
 from millrace.settings import IpfsSettings
-from protocols.ipfs import gateway
 from protocols.ipfs.cid import CID, RAW
-from protocols.ipfs.content import Content, open_content
+from protocols.ipfs.content import open_content
 from protocols.ipfs.directory import import_directory
-from protocols.ipfs.errors import ContentRefused, ContentUnavailable, InvalidCID, LimitExceeded, UnsupportedContent
+from protocols.ipfs.errors import (
+    ContentRefused,
+    ContentUnavailable,
+    InvalidCID,
+    InvalidDag,
+    LimitExceeded,
+    StoreFault,
+    StoreFull,
+    UnsupportedContent,
+)
+from protocols.ipfs.locks import alone
 from protocols.ipfs.profiles import Profile
-from protocols.ipfs.reader import ReadLimits
-from protocols.ipfs.store import ContentStore
-from protocols.ipfs.verified import Verified
+from protocols.ipfs.race import HEDGE_SECONDS
 from stages.fetch.ipfs import Fetched, fetch_content
 
 PROGRAM = b"print(6 * 7)\n"
@@ -30,8 +38,7 @@ MOST_BYTES = 1 << 20
 
 
 @pytest.fixture
-def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IpfsLocalnet]:
-    monkeypatch.setattr(gateway, "liars", {})
+def network(tmp_path: Path) -> Iterator[IpfsLocalnet]:
     with IpfsLocalnet(tmp_path / "network") as network:
         yield network
 
@@ -107,7 +114,9 @@ async def test_a_source_that_hangs_gets_its_share_of_the_time_and_no_more(
     assert fetched.source == network.legacy_gateway_url
 
 
-async def test_a_gateway_that_lied_is_not_asked_again_in_this_process(network: IpfsLocalnet, tmp_path: Path) -> None:
+async def test_a_gateway_that_lied_is_not_asked_again_by_any_later_flow_run(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
     network.misbehave("gateway", Faults(wrong_bytes=True))
     for content in (PROGRAM, LARGE):
         async with open_content(settings(network, "gateway", "legacy_gateway"), tmp_path) as tools:
@@ -161,10 +170,10 @@ async def test_content_that_is_too_large_ends_the_search(network: IpfsLocalnet, 
         with pytest.raises(LimitExceeded):
             await fetch_content(cid, 1000, content=tools)
         assert not tools.store.has(cid)
+        assert len(network.services["legacy_gateway"].requests) == 0
         await fetch_content(cid, MOST_BYTES, content=tools)
         with pytest.raises(LimitExceeded):
             await fetch_content(cid, 1000, content=tools)
-    assert len(network.services["legacy_gateway"].requests) == 0
 
 
 async def test_the_settings_limit_holds_whatever_the_caller_allows(network: IpfsLocalnet, tmp_path: Path) -> None:
@@ -180,12 +189,53 @@ async def test_a_directory_ends_the_search(network: IpfsLocalnet, tmp_path: Path
             await fetch_content(str(root), MOST_BYTES, content=tools)
 
 
-@pytest.mark.parametrize("cid", ["", "nonsense", "../x", "ipfs://bafkqaaa", "bafkqaaa/../x", "bafkqaaa?format=raw"])
+@pytest.mark.parametrize("place", ["gateway", "rpc"])
+async def test_a_file_in_a_directory_is_fetched_by_its_path(network: IpfsLocalnet, tmp_path: Path, place: str) -> None:
+    root = import_directory({"src": {"main.py": PROGRAM, "größe": LARGE}}, network.store.put).cid
+    async with open_content(settings(network, place), tmp_path) as tools:
+        for path, wanted in (("src/main.py", PROGRAM), ("src/größe", LARGE)):
+            fetched = await fetch_content(f"{root}/{path}", MOST_BYTES, content=tools)
+            assert tools.store.get(fetched.cid) == wanted
+            assert fetched.cid == network.add(wanted)
+        requests = network.services[place].requests
+        requests.clear()
+        await fetch_content(f"{root}/src/main.py", MOST_BYTES, content=tools)
+    assert len(requests) == 2, "the two directories; the file is in the store"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("src/other.py", "no entry"), ("src/main.py/x", "not a directory"), ("a/" * 20 + "b", "20|21")]
+)
+async def test_a_path_that_leads_nowhere_ends_the_search(
+    network: IpfsLocalnet, tmp_path: Path, path: str, says: str
+) -> None:
+    root = import_directory({"src": {"main.py": PROGRAM}}, network.store.put).cid
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        with pytest.raises(UnsupportedContent, match=says):
+            await fetch_content(f"{root}/{path}", MOST_BYTES, content=tools)
+
+
+async def test_a_directory_with_wrong_bytes_is_a_lie_and_one_without_blocks_is_not(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    root = import_directory({"main.py": PROGRAM}, network.store.put).cid
+    network.misbehave("gateway", Faults(wrong_bytes=True))
+    async with open_content(settings(network, "gateway", "legacy_gateway"), tmp_path) as tools:
+        with pytest.raises(MillraceError):
+            await fetch_content(f"{root}/main.py", MOST_BYTES, content=tools)
+        known = tools.standings.all()
+    assert known[network.gateway_url].banned
+    assert not known[network.legacy_gateway_url].banned
+
+
+@pytest.mark.parametrize(
+    "cid", ["", "nonsense", "../x", "ipfs://bafkqaaa", "bafkqaaa/../x", "bafkqaaa/", "bafkqaaa?format=raw"]
+)
 async def test_what_is_no_cid_is_refused_before_anybody_is_asked(
     network: IpfsLocalnet, tmp_path: Path, cid: str
 ) -> None:
     async with open_content(settings(network, "rpc", "gateway"), tmp_path) as tools:
-        with pytest.raises(InvalidCID):
+        with pytest.raises((InvalidCID, InvalidDag)):
             await fetch_content(cid, MOST_BYTES, content=tools)
     assert len(network.services["rpc"].requests) + len(network.services["gateway"].requests) == 0
 
@@ -208,23 +258,88 @@ async def test_content_damaged_in_the_store_is_fetched_again(network: IpfsLocaln
         assert tools.store.get(cid) == PROGRAM
 
 
-async def test_each_source_gets_an_equal_share_of_the_time_that_is_left(tmp_path: Path) -> None:
-    now = 100.0
-    shares: list[float] = []
+async def test_the_second_gateway_is_asked_while_the_first_is_silent_and_the_first_is_hung_up_on(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    network.misbehave("gateway", Faults(hang_seconds=60))
+    started = time.monotonic()
+    async with open_content(settings(network, "gateway", "legacy_gateway", seconds=30.0), tmp_path) as tools:
+        fetched = await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
+    assert fetched.source == network.legacy_gateway_url
+    assert HEDGE_SECONDS <= time.monotonic() - started < HEDGE_SECONDS + 3.0
 
-    class Slow:
-        name = "slow"
 
-        async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
-            nonlocal now
-            shares.append(timeout_seconds)
-            now += 2.0
-            raise ContentUnavailable("too slow")
+async def test_the_gateway_that_did_best_is_asked_first_in_the_next_flow_run(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    network.misbehave("gateway", Faults(status=500, times=1))
+    sources = []
+    for number in range(3):
+        async with open_content(settings(network, "gateway", "legacy_gateway"), tmp_path) as tools:
+            cid = network.add(PROGRAM + bytes([number]))
+            sources.append((await fetch_content(cid, MOST_BYTES, content=tools)).source)
+    assert sources == [network.legacy_gateway_url] * 3
+    assert len(network.services["gateway"].requests) == 1
 
-    tools = Content(ContentStore(tmp_path), [Slow()] * 3, timeout_seconds=12.0, clock=lambda: now)
-    with pytest.raises(ContentUnavailable):
-        await fetch_content(str(CID.of(PROGRAM, RAW)), MOST_BYTES, content=tools)
-    assert shares == [4.0, 5.0, 8.0]
+
+async def test_flow_runs_that_want_the_same_content_at_the_same_time_ask_for_it_once(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    """Each with its own connections, as two processes on one machine have."""
+    cid = network.add(LARGE)
+    network.misbehave("gateway", Faults(hang_seconds=0.3))
+
+    async def flow_run() -> str:
+        async with open_content(settings(network, "gateway"), tmp_path) as tools:
+            return (await fetch_content(cid, MOST_BYTES, content=tools)).source
+
+    sources = await asyncio.gather(*[flow_run() for _ in range(4)])
+    assert sorted(sources) == sorted([network.gateway_url, *["embedded store"] * 3])
+    assert len(network.services["gateway"].requests) == 1
+    assert list((tmp_path / "content" / ".fetching").iterdir()) == []
+
+
+async def test_a_flow_run_waits_no_longer_than_its_deadline_for_another_to_fetch(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    cid = network.add(PROGRAM)
+    async with open_content(settings(network, "gateway", seconds=0.3), tmp_path) as tools:
+        async with alone(tools.store.lock_of(CID.parse(cid)), 1.0):
+            with pytest.raises(ContentUnavailable, match="another flow run"):
+                await fetch_content(cid, MOST_BYTES, content=tools)
+        assert (await fetch_content(cid, MOST_BYTES, content=tools)).source == network.gateway_url
+
+
+@pytest.mark.parametrize("cid", [CID(1, RAW, 0x13, bytes(64)), CID(1, 0x71, 0x12, bytes(32))])
+async def test_a_cid_that_cannot_be_read_here_is_refused_before_anybody_is_asked(
+    network: IpfsLocalnet, tmp_path: Path, cid: CID
+) -> None:
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        with pytest.raises(UnsupportedContent):
+            await fetch_content(str(cid), MOST_BYTES, content=tools)
+    assert len(network.services["gateway"].requests) == 0
+
+
+async def test_a_quota_that_pinned_content_fills_is_a_clear_error(network: IpfsLocalnet, tmp_path: Path) -> None:
+    tight = settings(network, "gateway").model_copy(update={"quota_bytes": 100_000})
+    async with open_content(tight, tmp_path) as tools:
+        with pytest.raises(StoreFull) as caught:
+            await fetch_content(network.add(LARGE), MOST_BYTES, content=tools)
+    assert "MILLRACE_IPFS__QUOTA_BYTES" in caught.value.hint
+
+
+@pytest.mark.parametrize("in_the_way", ["content/.fetching", "gateways.json"])
+async def test_a_data_folder_that_cannot_be_written_is_a_fault_of_the_store(
+    network: IpfsLocalnet, tmp_path: Path, in_the_way: str
+) -> None:
+    (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
+    if in_the_way.endswith(".json"):
+        (tmp_path / "gateways.lock").mkdir()
+    else:
+        (tmp_path / in_the_way).write_text("a file where the folder should be")
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        with pytest.raises(StoreFault):
+            await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
 
 
 def test_a_gateway_of_plain_http_is_refused_when_the_content_is_opened(tmp_path: Path) -> None:

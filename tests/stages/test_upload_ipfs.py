@@ -12,11 +12,13 @@ import pytest
 from pydantic import SecretStr
 
 from localnet.ipfs import Faults, IpfsLocalnet
+from millrace.errors import Permanent
 from millrace.settings import IpfsSettings
 from protocols.ipfs.cid import CID
 from protocols.ipfs.content import open_content
 from protocols.ipfs.errors import PublishFailed, PublishRefused
 from protocols.ipfs.importer import import_file
+from protocols.ipfs.uploads import UploadRecords
 from stages.upload.ipfs import Uploaded, upload_content
 
 RESULT = '{"stdout":"42\\n","stderr":"","returncode":0}'
@@ -48,7 +50,7 @@ async def test_a_document_is_kept_and_confirmed_by_every_place(
     async with open_content(settings(network, "rpc", "pinata"), tmp_path) as tools:
         uploaded = await upload_content(document, "result.json", content=tools)
         assert tools.store.get(uploaded.cid) == raw
-        assert tools.store.entry(uploaded.cid).pinned
+        assert not tools.store.entry(uploaded.cid).pinned, "others have it: it may go when room is needed"
     assert uploaded == Uploaded(
         cid=str(import_file(raw).cid),
         size_bytes=len(raw),
@@ -64,6 +66,7 @@ async def test_without_a_sink_the_document_is_addressed_and_nobody_else_has_it(
 ) -> None:
     async with open_content(settings(network), tmp_path) as tools:
         uploaded = await upload_content(RESULT, "result.json", content=tools)
+        assert tools.store.entry(uploaded.cid).pinned, "it is the only copy"
     assert uploaded.places == ("embedded store",)
     assert not uploaded.available_to_others
 
@@ -116,6 +119,40 @@ async def test_the_token_goes_to_pinata_only(network: IpfsLocalnet, tmp_path: Pa
         if network.pinata_jwt in f"{path} {headers}"
     }
     assert carriers == {"pinata"}
+
+
+async def test_a_pinning_service_comes_last_and_finds_what_the_others_provide(
+    network: IpfsLocalnet, tmp_path: Path
+) -> None:
+    three = settings(network, "rpc", "pinata").model_copy(
+        update={
+            "pinning_service": network.pinning_service_url,
+            "pinning_service_token": SecretStr(network.pinata_jwt),
+            "timeout_seconds": 10.0,
+        }
+    )
+    async with open_content(three, tmp_path) as tools:
+        uploaded = await upload_content(RESULT, "result.json", content=tools)
+    assert uploaded.places == ("embedded store", "daemon", "pinata", "pinning service")
+    records = UploadRecords(tmp_path / "uploads")
+    for service in uploaded.places[1:]:
+        record = records.find(CID.parse(uploaded.cid), service)
+        assert record is not None
+        assert (record.cid, record.size, record.service, record.state) == (
+            uploaded.cid,
+            len(RESULT),
+            service,
+            "pinned",
+        )
+
+
+@pytest.mark.parametrize("fields", [{"pinning_service_token": SecretStr("x")}, {"pinata_jwt": SecretStr("x")}])
+def test_a_pinning_service_without_bytes_or_token_is_refused_when_the_content_is_opened(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    alone = IpfsSettings(pinning_service="https://pins.example").model_copy(update=fields)
+    with pytest.raises(Permanent, match="pinning service"):
+        open_content(alone, tmp_path)
 
 
 def test_what_was_uploaded_comes_back_from_json() -> None:

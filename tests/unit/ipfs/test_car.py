@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from millrace.errors import MillraceError
 from protocols.ipfs.car import CarParser, read_car, write_car
 from protocols.ipfs.car_header import decode_header, encode_header
-from protocols.ipfs.cid import CID, RAW
+from protocols.ipfs.cid import CID, DAG_PB, RAW
+from protocols.ipfs.dag_pb import Link, encode_node
 from protocols.ipfs.errors import (
+    BlockTooLarge,
     ContentRefused,
     ContentUnavailable,
     InvalidBlock,
@@ -25,6 +27,8 @@ from protocols.ipfs.errors import (
 from protocols.ipfs.importer import import_blocks
 from protocols.ipfs.profiles import V0, V1, Profile
 from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.unixfs import encode_file
+from protocols.ipfs.varint import encode_varint
 from protocols.ipfs.verified import CarCollector
 
 SMALL = Profile("small", 1, True, chunk_bytes=16, width=3)
@@ -131,11 +135,27 @@ def test_more_blocks_than_allowed_are_refused_while_they_come() -> None:
         collector.feed(b"".join(write_car(filler, [(filler, b"")] * 6)))
 
 
-def test_a_block_under_an_unknown_hash_is_the_senders_fault() -> None:
-    """It could otherwise pass for a property of the content and end the search for an honest gateway."""
-    stranger = CID(1, RAW, 0x13, bytes(64))
-    with pytest.raises(InvalidBlock):
-        read(b"".join(write_car(ROOT, [(stranger, b"x"), *BLOCKS.items()])))
+STRANGER = CID(1, RAW, 0x13, bytes(64))
+"""Under a hash function that is not known here."""
+
+
+def test_a_block_under_an_unknown_hash_is_passed_over() -> None:
+    assert read(b"".join(write_car(ROOT, [(STRANGER, b"x"), *BLOCKS.items()]))) == CONTENT
+
+
+def test_a_file_with_a_part_under_an_unknown_hash_is_unsupported_whoever_sends_it() -> None:
+    """Whoever published such a file could otherwise have every honest gateway taken for a liar."""
+    node = encode_node([Link(STRANGER, "", 1)], encode_file(1, block_sizes=[1]))
+    root = CID.of(node, DAG_PB)
+    collector = CarCollector(root, LIMITS)
+    collector.feed(b"".join(write_car(root, [(root, node), (STRANGER, b"x")])))
+    with pytest.raises(UnsupportedContent, match="hash function"):
+        collector.read()
+
+
+def test_a_section_that_is_too_large_is_not_waited_for() -> None:
+    with pytest.raises(BlockTooLarge):
+        read(b"".join(write_car(ROOT, [])) + encode_varint(1 << 30))
 
 
 def test_the_file_in_a_version_0_tree_is_read_from_its_car() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 
 import httpx
@@ -25,6 +26,7 @@ from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.importer import import_blocks, import_file
 from protocols.ipfs.profiles import PROFILES, Profile
 from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.standing import Standings
 from protocols.ipfs.unixfs import encode_file
 
 SMALL = b"print('hello')\n"
@@ -39,9 +41,13 @@ class Asked:
 
     def __init__(self, network: IpfsLocalnet, client: httpx.AsyncClient, service: str) -> None:
         url = {"gateway": network.gateway_url, "legacy_gateway": network.legacy_gateway_url}[service]
-        self.liars: dict[str, str] = {}
+        self.standings = Standings(clock=lambda: 1_700_000_000.0)
         self.service = network.services[service]
-        self.gateway = Gateway(url, client, allow_private=True, distrusted=self.liars, clock=lambda: 1_700_000_000.0)
+        self.gateway = Gateway(url, client, allow_private=True, standings=self.standings, clock=lambda: 1_700_000_000.0)
+
+    @property
+    def banned(self) -> str:
+        return self.standings.of(self.gateway.name).banned
 
     async def fetch(self, cid: CID, limits: ReadLimits = LIMITS, seconds: float = SECONDS) -> bytes:
         return (await self.gateway.fetch(cid, limits, seconds)).content
@@ -77,7 +83,7 @@ async def test_content_of_an_unknown_dialect_is_proven_by_its_blocks_and_only_by
     assert await trustless.fetch(cid) == LARGE
     with pytest.raises(ContentUnavailable, match="no known way"):
         await legacy.fetch(cid)
-    assert legacy.liars == {}
+    assert legacy.banned == ""
 
 
 async def test_blocks_are_asked_for_in_query_and_header_and_uncompressed(
@@ -147,7 +153,7 @@ async def test_a_temporary_fault_is_worth_another_try(
     either.service.faults = faults
     with pytest.raises(ContentUnavailable):
         await either.fetch(cid)
-    assert either.liars == {}
+    assert either.banned == ""
     either.service.faults = Faults()
     assert await either.fetch(cid) == content
 
@@ -157,6 +163,60 @@ async def test_a_refusal_is_not_worth_another_try(network: IpfsLocalnet, either:
     either.service.faults = faults
     with pytest.raises(ContentRefused):
         await either.fetch(CID.parse(network.add(LARGE)))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 406, 410, 451])
+async def test_who_refused_a_content_is_not_asked_for_it_again(
+    network: IpfsLocalnet, trustless: Asked, status: int
+) -> None:
+    refused, other = CID.parse(network.add(SMALL)), CID.parse(network.add(LARGE))
+    trustless.service.faults = Faults(status=status)
+    for _ in range(2):
+        with pytest.raises(ContentRefused, match=str(status)):
+            await trustless.fetch(refused)
+        # In either of the two ways there are to ask, and then no more.
+        assert len(trustless.service.requests) == (2 if status in (400, 406) else 1)
+    trustless.service.faults = Faults()
+    assert await trustless.fetch(other) == LARGE
+
+
+@pytest.mark.parametrize("status", [404, 408, 429, 500, 503])
+async def test_who_could_not_give_it_now_is_asked_again_later(
+    network: IpfsLocalnet, trustless: Asked, status: int
+) -> None:
+    cid = CID.parse(network.add(SMALL))
+    trustless.service.faults = Faults(status=status, times=1)
+    with pytest.raises(ContentUnavailable):
+        await trustless.fetch(cid)
+    assert await trustless.fetch(cid) == SMALL
+
+
+async def test_what_may_have_been_cut_by_the_network_is_no_lie() -> None:
+    """A body without length and chunks just ends, whoever ended it."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(SMALL[:-1]))
+
+    standings = Standings()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        gateway = Gateway("https://gateway.example", client, allow_private=True, standings=standings)
+        with pytest.raises(ContentUnavailable, match="cut short"):
+            await gateway.fetch(CID.of(SMALL, RAW), LIMITS, SECONDS)
+    assert standings.of(gateway.name).banned == ""
+    assert standings.of(gateway.name).errors == 1
+
+
+async def test_content_under_a_hash_that_is_unknown_here_bans_nobody(network: IpfsLocalnet, trustless: Asked) -> None:
+    """Otherwise one job with such a program would have every honest gateway banned for good."""
+    stranger = CID(1, RAW, 0x13, bytes(64))
+    node = encode_node([Link(stranger, "", 1)], encode_file(1, block_sizes=[1]))
+    root = CID.of(node, DAG_PB)
+    car = b"".join(write_car(root, [(root, node), (stranger, b"x")]))
+    kind = "application/vnd.ipld.car"
+    trustless.service.faults = Faults(answer_base64=base64.b64encode(car).decode(), answer_type=kind)
+    with pytest.raises(UnsupportedContent):
+        await trustless.fetch(root)
+    assert trustless.banned == ""
 
 
 async def test_a_redirect_to_somebody_else_is_not_followed(network: IpfsLocalnet, trustless: Asked) -> None:
@@ -210,7 +270,7 @@ async def test_blocks_that_are_missing_from_a_car_are_worth_another_try(
     root = import_file(content, put=lambda cid, block: network.store.put(cid, block) if cid.codec == DAG_PB else None)
     with pytest.raises(ContentUnavailable, match="without block"):
         await trustless.fetch(root.cid)
-    assert trustless.liars == {}
+    assert trustless.banned == ""
 
 
 async def test_a_car_that_ends_in_the_middle_without_a_broken_connection_is_no_lie() -> None:
@@ -221,12 +281,12 @@ async def test_a_car_that_ends_in_the_middle_without_a_broken_connection_is_no_l
         headers = {"Content-Type": "application/vnd.ipld.car; version=1"}
         return httpx.Response(200, headers=headers, stream=httpx.ByteStream(car[:-1]))
 
-    liars: dict[str, str] = {}
+    standings = Standings()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        gateway = Gateway("https://gateway.example", client, allow_private=True, distrusted=liars)
+        gateway = Gateway("https://gateway.example", client, allow_private=True, standings=standings)
         with pytest.raises(ContentUnavailable, match="cut short"):
             await gateway.fetch(root, LIMITS, SECONDS)
-    assert liars == {}
+    assert standings.of(gateway.name).banned == ""
 
 
 async def test_content_that_is_broken_in_itself_is_not_the_gateways_lie(
@@ -237,7 +297,7 @@ async def test_content_that_is_broken_in_itself_is_not_the_gateways_lie(
     network.store.put(root, block)
     with pytest.raises(InvalidDag):
         await trustless.fetch(root)
-    assert trustless.liars == {}
+    assert trustless.banned == ""
 
 
 async def test_a_directory_is_refused_with_what_it_is(network: IpfsLocalnet, trustless: Asked) -> None:

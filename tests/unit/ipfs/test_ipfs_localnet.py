@@ -149,3 +149,28 @@ def test_a_form_gives_its_parts_byte_for_byte() -> None:
 def test_content_added_to_the_network_has_the_cid_that_ipfs_add_would_give(network: IpfsLocalnet) -> None:
     assert network.add(b"x") == "bafkreibnoelefnzgwbcacyt4vh52ymxvzbjq7mmqhtcnwarfq4lzegsiqe"
     assert str(network.store.add(b"x", V0)) == "QmULKig5Fxrs2sC4qt9nNduucXfb92AFYQ6Hi3YRqDmrYC"
+
+
+async def test_the_pinning_service_lists_only_what_is_pinned_unless_asked_otherwise_and_forgets_on_request(
+    network: IpfsLocalnet, client: httpx.AsyncClient
+) -> None:
+    pins = f"{network.pinning_service_url}/pins"
+    headers = {"Authorization": f"Bearer {network.pinata_jwt}"}
+    cid = network.add(b"for the pinning service alone")
+    accepted = await client.post(pins, headers=headers, json={"cid": cid, "name": "x"})
+    assert (accepted.status_code, accepted.json()["status"]) == (202, "queued")
+    one = f"{pins}/{accepted.json()['requestid']}"
+
+    async def listed(**asked: str) -> int:
+        count: int = (await client.get(pins, headers=headers, params={"cid": cid, **asked})).json()["count"]
+        return count
+
+    assert (await listed(), await listed(status="queued,pinning")) == (0, 1)
+    statuses = [(await client.get(one, headers=headers)).json()["status"] for _ in range(2)]
+    assert statuses == ["pinning", "pinned"]
+    assert (await listed(), await listed(status="queued,pinning")) == (1, 0)
+    assert (await client.delete(one, headers=headers)).status_code == 202
+    assert (await client.get(one, headers=headers)).status_code == 404
+    for bad in ({}, {"cid": "nonsense"}, {"cid": cid, "name": "x" * 256}):
+        assert (await client.post(pins, headers=headers, json=bad)).status_code == 400
+    assert (await client.get(pins)).json()["error"]["reason"] == "UNAUTHORIZED"

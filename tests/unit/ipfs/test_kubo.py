@@ -106,6 +106,25 @@ async def test_a_web_page_is_no_content(network: IpfsLocalnet, daemon: KuboDaemo
         await daemon.publish(import_file(LARGE).cid, LARGE, "result")
 
 
+async def test_a_redirect_is_not_followed(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
+    network.misbehave("rpc", Faults(redirect_to=f"{network.gateway_url}/ipfs/bafkqaaa"))
+    with pytest.raises(ContentUnavailable):
+        await daemon.check()
+    with pytest.raises(PublishFailed):
+        await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    assert len(network.services["gateway"].requests) == 0
+
+
+@pytest.mark.parametrize("faults", [Faults(endless=True), Faults(padding_bytes=20 << 20)], ids=["endless", "huge"])
+async def test_an_answer_of_the_daemon_is_read_up_to_a_cap(
+    network: IpfsLocalnet, daemon: KuboDaemon, faults: Faults
+) -> None:
+    """The library would read it on in its thread, long after nobody waits for it."""
+    network.misbehave("rpc", faults)
+    with pytest.raises(ContentUnavailable, match="more than"):
+        await daemon.check()
+
+
 async def test_content_that_is_too_large_is_refused(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
     cid = CID.parse(network.add(LARGE))
     with pytest.raises(LimitExceeded):
@@ -127,9 +146,17 @@ async def test_another_cid_than_ours_is_no_result(network: IpfsLocalnet, daemon:
 
 
 async def test_content_that_is_taken_but_not_pinned_is_no_result(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
+    unpinned = b"not pinned by any other test"
     network.misbehave("rpc", Faults(pin_error="disk full"))
     with pytest.raises(PublishFailed, match="disk full"):
-        await daemon.publish(import_file(SMALL).cid, SMALL, "result")
+        await daemon.publish(import_file(unpinned).cid, unpinned, "result")
+
+
+async def test_what_is_pinned_already_is_not_sent_again(network: IpfsLocalnet, daemon: KuboDaemon) -> None:
+    await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    network.services["rpc"].requests.clear()
+    await daemon.publish(import_file(LARGE).cid, LARGE, "result")
+    assert [path.partition("?")[0] for _, path, _ in network.services["rpc"].requests] == ["/api/v0/pin/ls"]
 
 
 async def test_content_that_the_daemon_does_not_list_as_pinned_is_no_result(

@@ -15,22 +15,42 @@ from millrace.errors import Permanent
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.errors import PublishFailed, PublishRefused
 from protocols.ipfs.importer import import_file
+from protocols.ipfs.pin_polling import PinPolling
 from protocols.ipfs.pinata import Pinata
 from protocols.ipfs.profiles import V0, V1
+from protocols.ipfs.uploads import Upload, UploadRecords, UploadState
 
 SMALL = b'{"stdout":"42\\n"}'
 LARGE = random.Random(9).randbytes(600_000)
 
 
+Account = Callable[..., Pinata]
+
+
 @pytest.fixture
-def pinata(network: IpfsLocalnet, client: httpx.AsyncClient) -> Pinata:
-    return account(network, client, network.pinata_jwt)
+def account(network: IpfsLocalnet, client: httpx.AsyncClient, records: UploadRecords, polling: PinPolling) -> Account:
+    def open_account(jwt: str = network.pinata_jwt, seconds: float = 5.0) -> Pinata:
+        return Pinata(
+            SecretStr(jwt),
+            client,
+            records=records,
+            polling=polling,
+            api_url=network.pinata_url,
+            timeout_seconds=seconds,
+            clock=lambda: 1_700_000_000.0,
+        )
+
+    return open_account
 
 
-def account(network: IpfsLocalnet, client: httpx.AsyncClient, jwt: str, seconds: float = 5.0) -> Pinata:
-    return Pinata(
-        SecretStr(jwt), client, api_url=network.pinata_url, timeout_seconds=seconds, clock=lambda: 1_700_000_000.0
-    )
+@pytest.fixture
+def pinata(account: Account) -> Pinata:
+    return account()
+
+
+def sent(network: IpfsLocalnet) -> list[str]:
+    """Paths of the uploads that arrived."""
+    return [path for method, path, _ in network.services["pinata"].requests if method == "POST"]
 
 
 @pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
@@ -48,7 +68,7 @@ async def test_published_content_is_in_the_network_under_our_cid(
 async def test_one_block_goes_as_a_file_and_more_go_as_a_car(network: IpfsLocalnet, pinata: Pinata) -> None:
     for content in (SMALL, LARGE):
         await pinata.publish(import_file(content).cid, content, "result.json")
-    assert [path for _, path, _ in network.services["pinata"].requests] == ["/pinning/pinFileToIPFS", "/v3/files"]
+    assert sent(network) == ["/pinning/pinFileToIPFS", "/v3/files"]
 
 
 async def test_a_name_of_any_kind_is_only_a_label(network: IpfsLocalnet, pinata: Pinata) -> None:
@@ -56,10 +76,10 @@ async def test_a_name_of_any_kind_is_only_a_label(network: IpfsLocalnet, pinata:
         assert (await pinata.publish(import_file(SMALL).cid, SMALL, name)).place == "pinata"
 
 
-async def test_the_token_is_checked(network: IpfsLocalnet, client: httpx.AsyncClient, pinata: Pinata) -> None:
-    await pinata.check()
+async def test_the_token_is_checked(account: Account, pinata: Pinata) -> None:
+    assert await pinata.check() == ""
     with pytest.raises(PublishRefused) as caught:
-        await account(network, client, "wrong-secret-token").check()
+        await account("wrong-secret-token").check()
     assert "MILLRACE_IPFS__PINATA_JWT" in caught.value.hint
     assert "wrong-secret-token" not in str(caught.value)
 
@@ -114,12 +134,10 @@ FOR_GOOD = {
 
 
 @pytest.mark.parametrize("faults", TEMPORARY.values(), ids=TEMPORARY)
-async def test_a_temporary_fault_is_worth_another_try(
-    network: IpfsLocalnet, client: httpx.AsyncClient, faults: Faults
-) -> None:
+async def test_a_temporary_fault_is_worth_another_try(network: IpfsLocalnet, account: Account, faults: Faults) -> None:
     network.misbehave("pinata", faults)
     with pytest.raises(PublishFailed):
-        await account(network, client, network.pinata_jwt, 0.3).publish(import_file(SMALL).cid, SMALL, "result")
+        await account(seconds=0.3).publish(import_file(SMALL).cid, SMALL, "result")
 
 
 @pytest.mark.parametrize("faults", FOR_GOOD.values(), ids=FOR_GOOD)
@@ -137,40 +155,94 @@ async def test_the_token_does_not_follow_a_redirect(network: IpfsLocalnet, pinat
 
 
 @pytest.mark.parametrize("url", ["http://api.pinata.cloud", "http://10.0.0.1", "ftp://x"])
-def test_the_token_is_not_sent_in_the_open(client: httpx.AsyncClient, url: str) -> None:
+def test_the_token_is_not_sent_in_the_open(
+    client: httpx.AsyncClient, records: UploadRecords, polling: PinPolling, url: str
+) -> None:
     with pytest.raises(Permanent, match="https"):
-        Pinata(SecretStr("secret"), client, api_url=url)
+        Pinata(SecretStr("secret"), client, records=records, polling=polling, api_url=url)
 
 
-async def test_file_uploads_go_to_the_api_host_and_cars_to_the_uploads_host() -> None:
+async def test_file_uploads_go_to_the_api_host_and_cars_to_the_uploads_host(
+    records: UploadRecords, polling: PinPolling
+) -> None:
     seen: list[str] = []
-    await _publish_both(lambda request, cid: seen.append(f"{request.url.host} {request.headers['Authorization']}"))
-    assert seen == ["api.pinata.cloud Bearer a-secret", "uploads.pinata.cloud Bearer a-secret"]
-
-
-async def _publish_both(note: Callable[[httpx.Request, CID], None]) -> None:
     for content in (SMALL, LARGE):
         cid = import_file(content).cid
 
         async def answer(request: httpx.Request, cid: CID = cid) -> httpx.Response:
-            note(request, cid)
-            body = {"IpfsHash": str(cid), "data": {"cid": str(cid)}}
+            if request.method == "POST":
+                seen.append(f"{request.url.host} {request.headers['Authorization']}")
+            row = {"cid": str(cid), "ipfs_pin_hash": str(cid)}
+            body = {"IpfsHash": str(cid), "data": {"cid": str(cid), "files": [row]}, "rows": [row]}
             return httpx.Response(200, stream=httpx.ByteStream(json.dumps(body).encode()))
 
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            await Pinata(SecretStr("a-secret"), client).publish(cid, content, "result")
+            pinata = Pinata(SecretStr("a-secret"), client, records=records, polling=polling)
+            await pinata.publish(cid, content, "result")
+    assert seen == ["api.pinata.cloud Bearer a-secret", "uploads.pinata.cloud Bearer a-secret"]
 
 
 @pytest.mark.parametrize("body", ["[]", "{}", '{"IpfsHash":7}', '{"IpfsHash":"nonsense"}', "null"])
-async def test_an_answer_without_a_cid_is_no_result(body: str) -> None:
+async def test_an_answer_without_a_cid_is_no_result(records: UploadRecords, polling: PinPolling, body: str) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, stream=httpx.ByteStream(body.encode()))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        pinata = Pinata(SecretStr("a-secret"), client, records=records, polling=polling)
         with pytest.raises(PublishRefused, match=r"no (CID|IpfsHash)"):
-            await Pinata(SecretStr("a-secret"), client).publish(import_file(SMALL).cid, SMALL, "result")
+            await pinata.publish(import_file(SMALL).cid, SMALL, "result")
 
 
-def test_the_token_is_not_shown_when_the_account_is_printed(client: httpx.AsyncClient) -> None:
-    shown = vars(Pinata(SecretStr("a-secret-token"), client))
-    assert "a-secret-token" not in repr(shown)
+def test_the_token_is_not_shown_when_the_account_is_printed(account: Account) -> None:
+    shown = vars(account("a-secret-token"))
+    assert "a-secret-token" not in repr([shown, *map(vars, (shown["_service"],))])
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["file", "car"])
+async def test_what_was_sent_is_on_record_and_not_sent_again(
+    network: IpfsLocalnet, pinata: Pinata, account: Account, records: UploadRecords, content: bytes
+) -> None:
+    content = content + b"sent"  # the network keeps the pins of other tests
+    cid = import_file(content).cid
+    await pinata.publish(cid, content, "result")
+    record = records.find(cid, "pinata")
+    assert record is not None
+    assert (record.cid, record.size, record.service, record.state) == (str(cid), len(content), "pinata", "pinned")
+    assert record.profile == ("raw" if cid.codec == RAW else "v1-raw-256k-174")
+    await account().publish(cid, content, "result")
+    assert len(sent(network)) == 1
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["file", "car"])
+async def test_what_may_have_arrived_is_asked_for_before_it_is_sent_again(
+    network: IpfsLocalnet, pinata: Pinata, content: bytes
+) -> None:
+    """The upload arrived and its answer was lost."""
+    content = content + b"arrived"  # the network keeps the pins of other tests
+    cid = import_file(content).cid
+    network.misbehave("pinata", Faults(cut=True, times=1))
+    with pytest.raises(PublishFailed):
+        await pinata.publish(cid, content, "result")
+    assert (await pinata.publish(cid, content, "result")).place == "pinata"
+    assert len(sent(network)) == 1
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["file", "car"])
+async def test_what_pinata_lost_is_sent_again(
+    network: IpfsLocalnet, pinata: Pinata, records: UploadRecords, content: bytes
+) -> None:
+    content = content + b"lost"  # the network keeps the pins of other tests
+    cid = import_file(content).cid
+    records.note(Upload.of(cid, content, "pinata"), UploadState.pinned, "an-id-long-gone")
+    await pinata.publish(cid, content, "result")
+    assert len(sent(network)) == 1
+    assert cid in network.store.pins()
+
+
+async def test_a_token_that_may_only_pin_is_believed_what_the_upload_was_told(
+    network: IpfsLocalnet, pinata: Pinata, caplog: pytest.LogCaptureFixture
+) -> None:
+    network.misbehave("pinata", Faults(status=403, path="/data/pinList"))
+    assert "may not list" in await pinata.check()
+    await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+    assert "may not list" in caplog.text

@@ -1,0 +1,118 @@
+"""How gateways have behaved, remembered from one flow run to the next: whom to ask first, later, and never again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+
+from protocols.ipfs.atomic import disk_of, write_atomically
+from protocols.ipfs.locks import held
+
+_ERROR_WEIGHT = 3
+_MOST_ATTEMPTS = 100
+"""From here on all counts are halved, so that a gateway can mend its ways, and lose them."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Standing(BaseModel):
+    """What is known about one gateway."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attempts: int = 0
+    successes: int = 0
+    errors: int = 0
+    resting_until: float = Field(default=0.0, description="Unix seconds: it asked to be left alone until then")
+    banned: str = Field(default="", description="The lie it told; it is not asked any more")
+    banned_at: float = Field(default=0.0, description="Unix seconds")
+
+    @property
+    def score(self) -> float:
+        """The higher, the earlier it is asked; who was never asked comes first."""
+        weight = self.attempts + _ERROR_WEIGHT * self.errors
+        return self.successes / weight if weight else math.inf
+
+
+class _File(RootModel[dict[str, Standing]]):
+    pass
+
+
+class Standings:
+    """The standing of each gateway by its address, in the file `path`; in memory only if that is None.
+
+    Any number of processes may share the file. `clock` gives Unix seconds. Raises StoreFault if it cannot be kept.
+    """
+
+    def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._in_memory: dict[str, Standing] = {}
+
+    def all(self) -> dict[str, Standing]:
+        """Everything that is known."""
+        if self.path is None:
+            return dict(self._in_memory)
+        try:
+            return _File.model_validate_json(self.path.read_bytes()).root
+        except FileNotFoundError:
+            return {}
+        except ValidationError:
+            _logger.warning("%s cannot be read: every gateway begins anew", self.path)
+            return {}
+
+    def of(self, name: str) -> Standing:
+        """The standing of one gateway."""
+        return self.all().get(name, Standing())
+
+    def ranked(self, names: Sequence[str]) -> list[str]:
+        """`names` in the order in which to ask them; equals stay as the operator listed them."""
+        known = self.all()
+        return sorted(names, key=lambda name: -known.get(name, Standing()).score)
+
+    def note(self, name: str, *, success: bool = False, error: bool = False, rest_seconds: float = 0.0) -> None:
+        """Count one attempt. It counts as neither if it was overtaken, or the gateway has no such content."""
+
+        def counted(old: Standing) -> Standing:
+            halves = 2 if old.attempts >= _MOST_ATTEMPTS else 1
+            return old.model_copy(
+                update={
+                    "attempts": old.attempts // halves + 1,
+                    "successes": old.successes // halves + success,
+                    "errors": old.errors // halves + error,
+                    "resting_until": self._clock() + rest_seconds if rest_seconds else old.resting_until,
+                }
+            )
+
+        self._change(name, counted)
+
+    def ban(self, name: str, reason: str) -> None:
+        """Never ask this gateway again: it sent something else for a CID."""
+        self._change(name, lambda old: old.model_copy(update={"banned": reason, "banned_at": self._clock()}))
+
+    def forgive(self, name: str) -> bool:
+        """Forget all about this gateway; False if nothing was known."""
+        known = name in self.all()
+        self._change(name, lambda _: None)
+        return known
+
+    def _change(self, name: str, change: Callable[[Standing], Standing | None]) -> None:
+        if self.path is None:
+            self._in_memory = _changed(self._in_memory, name, change)
+            return
+        with disk_of(self.path.parent), held(self.path.with_suffix(".lock")):
+            known = _changed(self.all(), name, change)
+            write_atomically(self.path, [_File(known).model_dump_json(indent=1).encode()])
+
+
+def _changed(
+    known: dict[str, Standing], name: str, change: Callable[[Standing], Standing | None]
+) -> dict[str, Standing]:
+    new = change(known.get(name, Standing()))
+    others = {other: standing for other, standing in known.items() if other != name}
+    return others if new is None else {**others, name: new}

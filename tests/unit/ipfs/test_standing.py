@@ -1,0 +1,73 @@
+"""What is remembered of gateways from one flow run, which is a process, to the next."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from protocols.ipfs.standing import Standings
+
+A, B, C = "https://a.example", "https://b.example", "https://c.example"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateways.json"
+
+
+def test_who_was_never_asked_comes_first_and_equals_stay_as_listed() -> None:
+    standings = Standings()
+    standings.note(A, success=True)
+    assert standings.ranked([A, B, C]) == [B, C, A]
+
+
+def test_the_score_is_successes_over_attempts_and_thrice_the_errors() -> None:
+    standings = Standings()
+    for _ in range(3):
+        standings.note(A, success=True)
+    standings.note(A, error=True)
+    assert standings.of(A).score == 3 / (4 + 3 * 1)
+    standings.note(B)
+    assert standings.of(B).score == 0.0
+    assert standings.ranked([B, A]) == [A, B]
+
+
+def test_what_was_long_ago_counts_less_and_less() -> None:
+    standings = Standings()
+    for _ in range(200):
+        standings.note(A, error=True)
+    for _ in range(200):
+        standings.note(A, success=True)
+    assert standings.of(A).attempts <= 100
+    assert standings.of(A).score > 0.6
+
+
+def test_the_next_process_knows(path: Path) -> None:
+    Standings(path, clock=lambda: 5.0).ban(A, "it lied")
+    Standings(path, clock=lambda: 5.0).note(B, error=True, rest_seconds=60.0)
+    later = Standings(path)
+    assert (later.of(A).banned, later.of(A).banned_at) == ("it lied", 5.0)
+    assert later.of(B).resting_until == 65.0
+
+
+def test_a_gateway_is_forgiven_by_name(path: Path) -> None:
+    Standings(path).ban(A, "it lied")
+    assert Standings(path).forgive(A)
+    assert not Standings(path).forgive(A)
+    assert Standings(path).of(A).banned == ""
+
+
+def test_a_file_that_cannot_be_read_begins_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_text("{")
+    assert Standings(path).all() == {}
+    assert str(path) in caplog.text
+    Standings(path).note(A, success=True)
+    assert Standings(path).of(A).successes == 1
+
+
+def test_nothing_is_lost_between_many_writers(path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: Standings(path).note(A, success=True), range(40)))
+    assert Standings(path).of(A).successes == 40
