@@ -45,7 +45,7 @@ def main() -> int:
     try:
         import atheris
     except ImportError:
-        print("atheris is not installed: it has wheels for Linux on x86-64 only", file=sys.stderr)
+        print("atheris is not installed: its wheels are for Linux on x86-64", file=sys.stderr)
         return 2
     instrumented = ["millrace", "protocols", "bench.fuzzing.controls"]
     with (
@@ -53,12 +53,13 @@ def main() -> int:
         atheris.instrument_imports(include=instrumented, enable_loader_override=False),
     ):
         from bench.fuzzing.every import CONTROLS, DECODERS
-    chosen = [decoder for decoder in DECODERS if decoder.name in arguments.decoders or not arguments.decoders]
-    if not chosen:
-        print(f"there are: {', '.join(decoder.name for decoder in DECODERS)}", file=sys.stderr)
+    known = {decoder.name: decoder for decoder in (*DECODERS, *CONTROLS)}
+    if unknown := set(arguments.decoders) - set(known):
+        print(f"no decoder is called {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
+    chosen = [known[name] for name in arguments.decoders] or DECODERS
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="millrace-fuzz-"))
-    controls = fuzz_all(CONTROLS, CONTROL_INPUTS, None, folder, arguments)
+    controls = fuzz_all(CONTROLS, CONTROL_INPUTS, None, folder / "controls", arguments)
     fuzzed = fuzz_all(chosen, inputs, arguments.seconds, folder, arguments)
     return report(controls, fuzzed, imported, inputs, folder)
 

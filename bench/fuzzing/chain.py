@@ -12,7 +12,7 @@ import pydantic_core
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
-from bench.fuzzing.decoder import Decoder, agree, presentable, well_said
+from bench.fuzzing.decoder import DEEP_JSON, Decoder, agree, presentable, well_said
 from protocols.solana.job_account import (
     ACCOUNT_BYTES,
     InvalidAccount,
@@ -127,6 +127,7 @@ def _key_files() -> Iterator[bytes]:
     key = json.dumps(list(bytes(_OWNER)))
     yield key.encode()
     yield (key + "\n").encode()
+    yield DEEP_JSON
     yield key.encode("utf-16")
     yield b'{"key": "' + str(_OWNER).encode() + b'"}'
 

@@ -173,8 +173,8 @@ def _cars() -> Iterator[bytes]:
 
 
 DECODERS = (
-    Decoder("car", check_car, _cars),
-    Decoder("car file", check_car_file, lambda: (bytes([n]) + car for n, (_, car) in enumerate(FILES.values()))),
-    Decoder("dag", check_dag, lambda: DAG_SEEDS, 512),
-    Decoder("directory", check_directory, lambda: [b"\x03a/b" + seed for seed in DAG_SEEDS], 512),
+    Decoder("car", check_car, _cars, 2048),
+    Decoder("car file", check_car_file, lambda: (bytes([n]) + car for n, (_, car) in enumerate(FILES.values())), 2048),
+    Decoder("dag", check_dag, lambda: DAG_SEEDS, 256),
+    Decoder("directory", check_directory, lambda: [b"\x03a/b" + seed for seed in DAG_SEEDS], 256),
 )

@@ -14,6 +14,9 @@ from millrace.text import printable
 
 _LONGEST_MESSAGE = 2_000
 
+DEEP_JSON = b"[" * 1_900
+"""More than Python's own JSON parser can take; nobody sends it by chance."""
+
 
 class Disagreement(Exception):
     """The decoder returned something that its oracle contradicts."""

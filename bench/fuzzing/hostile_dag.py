@@ -15,6 +15,7 @@ from protocols.ipfs.unixfs import encode_directory, encode_file
 
 _MOST_BLOCKS = 12
 _NAMES = ("a", "b", "..", ".", "", "a/b", "\0", "ö", "a")
+_REPEATS = (2, 3, 10, 65)
 _CODECS = (RAW, DAG_PB, 0x71, 0)
 
 DAG_SEEDS = (
@@ -118,7 +119,7 @@ class _Dag:
     def _bomb(self) -> None:
         """Links to one block again and again: a few of these above each other spell a file of any length."""
         if self.made:
-            (cid, size), times = self.made[-1], self._source.byte() % 100 + 1
+            (cid, size), times = self.made[-1], _REPEATS[self._source.byte() % len(_REPEATS)]
             total = size * times % (1 << 63)
             links = [Link(cid, "", total)] * times
             self.keep(DAG_PB, encode_node(links, encode_file(total, b"", [size % (1 << 63)] * times)), total)

@@ -14,7 +14,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from bench.fuzzing.chain import ERRORS, PROGRAM, example_job
-from bench.fuzzing.decoder import Bytes, Decoder, agree, event_loop, presentable, well_said
+from bench.fuzzing.decoder import DEEP_JSON, Bytes, Decoder, agree, event_loop, presentable, well_said
 from millrace.errors import MillraceError
 from millrace.network import Outcome
 from protocols.solana import queries
@@ -136,6 +136,7 @@ def _seeds() -> Iterator[bytes]:
         yield _asked(3, {"result": _at([{**status, "err": error}])})
         yield _asked(4, {"result": _at(newest)}, {"result": _at({**simulated, "err": error})})
         yield _asked(8, {"error": {"code": -32002, "message": "simulation failed", "data": {"err": error}}})
+    yield from (bytes([number, 0, 0]) + DEEP_JSON for number in range(len(_QUESTIONS)))
     for code in (-32005, -32016, -32601, -32602):
         yield _asked(2, {"error": {"code": code, "message": "no"}})
 

@@ -14,7 +14,7 @@ from ipfshttpclient.http_common import stream_decode_full
 from pydantic import SecretStr
 
 from bench.fuzzing.content import FILES, LIMITS
-from bench.fuzzing.decoder import Bytes, Decoder, agree, event_loop, presentable, well_said
+from bench.fuzzing.decoder import DEEP_JSON, Bytes, Decoder, agree, event_loop, presentable, well_said
 from protocols.ipfs.cid import CID
 from protocols.ipfs.errors import (
     ContentRefused,
@@ -113,8 +113,10 @@ def check_kubo(given: bytes) -> None:
     pieces = iter([source.take(cut), source.rest()])
     try:
         with as_our_errors("/ip4/127.0.0.1/tcp/5001"):
-            (answer,) = stream_decode_full([], (piece for piece in pieces), get_encoding("json")) or [None]
-            read(ResponseBase(answer))
+            answers: list[Any] = stream_decode_full([], (piece for piece in pieces), get_encoding("json"))
+            if len(answers) != 1:
+                raise AssertionError("what the library does about it")
+            read(ResponseBase(answers[0]))
     except (DaemonRefused, ContentUnavailable, PublishFailed, PublishRefused) as error:
         well_said(error)
 
@@ -143,10 +145,12 @@ def _gateway_seeds() -> Iterator[bytes]:
 def _pinata_seeds() -> Iterator[bytes]:
     yield b"\0\0\0\3\0" + json.dumps({"IpfsHash": str(_CID), "PinSize": 9, "isDuplicate": True}).encode()
     yield b"\1\0\0\3\0" + json.dumps({"data": {"cid": str(_LARGE_CID), "id": "x"}}).encode()
+    yield b"\0\0\0\3\0" + DEEP_JSON
     yield b"\0\0\11\3\0" + json.dumps({"error": {"reason": "INVALID_CREDENTIALS", "details": "token"}}).encode()
 
 
 def _kubo_seeds() -> Iterator[bytes]:
+    yield b"\0\xff" + DEEP_JSON
     answers = (
         {"Version": "0.38.0", "Commit": "", "Repo": "18"},
         {"Root": {"Cid": {"/": str(_CID)}, "PinErrorMsg": ""}},

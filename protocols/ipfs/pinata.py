@@ -109,8 +109,8 @@ class Pinata:
             raise PublishFailed(f"Pinata: {type(error).__name__} {error}".rstrip()) from None
         except ContentRefused as error:
             raise PublishRefused(f"Pinata: {error.message}") from None
-        except ValueError:
-            raise PublishFailed("Pinata's answer is not JSON") from None
+        except (ValueError, RecursionError):  # the latter for brackets within brackets
+            raise PublishFailed("Pinata's answer is not JSON that can be read") from None
 
     def _check_status(self, response: httpx.Response) -> None:
         status = response.status_code

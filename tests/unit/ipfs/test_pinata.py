@@ -171,6 +171,17 @@ async def test_an_answer_without_a_cid_is_no_result(body: str) -> None:
             await Pinata(SecretStr("a-secret"), client).publish(import_file(SMALL).cid, SMALL, "result")
 
 
+async def test_an_answer_of_brackets_within_brackets_is_worth_another_try() -> None:
+    """Pins a RecursionError, which is no ValueError."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(b"[" * 60_000))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        with pytest.raises(PublishFailed):
+            await Pinata(SecretStr("a-secret"), client).publish(import_file(SMALL).cid, SMALL, "result")
+
+
 def test_the_token_is_not_shown_when_the_account_is_printed(client: httpx.AsyncClient) -> None:
     shown = vars(Pinata(SecretStr("a-secret-token"), client))
     assert "a-secret-token" not in repr(shown)
