@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pydantic_core
@@ -91,18 +93,24 @@ def check_program_error(given: bytes) -> None:
 
 
 def check_keypair(given: bytes) -> None:
-    _KEY_FILE.write_bytes(given)
+    file = _key_file()
+    os.ftruncate(file, 0)
+    os.pwrite(file, given, 0)
+    os.lseek(file, 0, os.SEEK_SET)
     try:
-        keypair = load_keypair(_KEY_FILE)
+        keypair = load_keypair(Path(f"/dev/fd/{file}"))
     except UnusableKeypair as error:
         well_said(error)
         return
     agree(bytes(keypair) == bytes(json.loads(given)), "another key than the file holds")
 
 
-_folder = tempfile.TemporaryDirectory(prefix="millrace-fuzz-", dir="/dev/shm")
-_KEY_FILE = Path(_folder.name) / "key.json"
-_KEY_FILE.touch(0o600)
+@cache
+def _key_file() -> int:
+    """A file of ours alone that has no name, so that it is gone with this process, however that ends."""
+    descriptor, name = tempfile.mkstemp()
+    Path(name).unlink()
+    return descriptor
 
 
 ERRORS = (
