@@ -52,6 +52,7 @@ class Job:
         self._started = time.monotonic()
         corpus = self.folder / "corpus"
         corpus.mkdir(parents=True, exist_ok=True)
+        (self.folder / "result.json").unlink(missing_ok=True)
         for valid in decoder.seeds():
             (corpus / hashlib.sha256(valid).hexdigest()).write_bytes(valid)
         self.pid = os.fork()
