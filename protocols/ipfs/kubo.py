@@ -10,21 +10,15 @@ import asyncio
 import io
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
-from millrace.text import printable
 from protocols.ipfs.backends import Published
 from protocols.ipfs.car import write_car
 from protocols.ipfs.cid import CID
-from protocols.ipfs.errors import (
-    ContentUnavailable,
-    InvalidCID,
-    PublishFailed,
-    PublishRefused,
-    TruncatedCar,
-)
+from protocols.ipfs.errors import ContentUnavailable, PublishFailed, PublishRefused, TruncatedCar
 from protocols.ipfs.importer import import_blocks
 from protocols.ipfs.kubo_address import daemon_multiaddr
+from protocols.ipfs.kubo_answers import imported_root, pinned, version_in
 from protocols.ipfs.kubo_client import DaemonRefused, daemon_client, pieces_of
 from protocols.ipfs.reader import ReadLimits, verified
 from protocols.ipfs.threads import in_thread
@@ -101,7 +95,7 @@ class KuboDaemon:
 
     def _version(self) -> str:
         with daemon_client(self._multiaddr, min(self._timeout_seconds, _CHECK_SECONDS)) as client:
-            return f"version {printable(str(_field(client.version(), 'Version')), 40)}"
+            return f"version {version_in(client.version())}"
 
     def _block(self, cid: CID, timeout_seconds: float) -> bytes:
         with daemon_client(self._multiaddr, timeout_seconds) as client:
@@ -129,17 +123,14 @@ class KuboDaemon:
     def _has_pinned(self, cid: CID) -> bool:
         try:
             with daemon_client(self._multiaddr, self._timeout_seconds) as client:
-                pins = _field(client.pin.ls(str(cid), type="recursive"), "Keys")
+                pins = pinned(client.pin.ls(str(cid), type="recursive"))
         except DaemonRefused:
             return False  # that is how it says that something is not pinned
-        return any(_parsed(key).names_same_as(cid) for key in pins)
+        return any(pin.names_same_as(cid) for pin in pins)
 
     def _import(self, cid: CID, car: bytes) -> None:
         with daemon_client(self._multiaddr, self._timeout_seconds) as client:
-            imported = _field(client.dag.imprt(io.BytesIO(car), opts={"pin-roots": "true"}), "Root")
-            if problem := imported.get("PinErrorMsg"):
-                raise PublishFailed(f"{self.name} took {cid} but did not pin it: {printable(str(problem), 200)}")
-            named = _parsed(_field(_field(imported, "Cid"), "/"))
+            named = imported_root(client.dag.imprt(io.BytesIO(car), opts={"pin-roots": "true"}))
             if not named.names_same_as(cid):
                 raise PublishRefused(f"{self.name} names the content {named}, not {cid}")
         if not self._has_pinned(cid):
@@ -151,20 +142,3 @@ def _car_of(cid: CID, content: bytes) -> bytes:
     if not root.names_same_as(cid):
         raise PublishRefused(f"the content is {root}, not {cid}")
     return b"".join(write_car(root, blocks.items()))
-
-
-def _field(answer: Any, name: str) -> Any:
-    """A field of the daemon's answer, which may be anything. Raises PublishRefused if it is not there."""
-    try:
-        return cast("Any", answer[name])
-    except (KeyError, TypeError):
-        raise PublishRefused(
-            f"the daemon's answer has no {name}", hint="is that address the RPC API of a kubo daemon?"
-        ) from None
-
-
-def _parsed(text: Any) -> CID:
-    try:
-        return CID.parse(str(text))
-    except InvalidCID as error:
-        raise PublishRefused(f"the daemon answered with no CID: {error.message}") from None

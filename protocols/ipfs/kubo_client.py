@@ -32,6 +32,8 @@ _BROKEN = (
     urllib3.exceptions.HTTPError,
     OSError,
     AssertionError,  # the library asserts that an answer has as many items as it expects
+    KeyError,  # it reads the message of an error that may have none
+    RecursionError,  # it reads JSON of any depth
 )
 
 
@@ -43,14 +45,23 @@ class DaemonRefused(Permanent):
 def daemon_client(multiaddr: str, timeout_seconds: float) -> Iterator[Any]:
     """A client with an open connection; `timeout_seconds` bounds each wait for the daemon, and each whole answer.
 
-    Its errors leave as ours: ContentUnavailable if the daemon cannot be reached or breaks off, DaemonRefused with
-    what it said, Permanent if the address is none.
+    Its errors leave as ours, see `as_our_errors`; Permanent if the address is none.
+    """
+    with as_our_errors(multiaddr), ipfshttpclient.Client(multiaddr, timeout=timeout_seconds) as client:
+        _quieten(client)
+        _cap_answers(client, time.monotonic() + timeout_seconds)
+        yield client
+
+
+@contextmanager
+def as_our_errors(multiaddr: str) -> Iterator[None]:
+    """Whatever the library raises inside leaves as ours.
+
+    ContentUnavailable if the daemon cannot be reached, breaks off or answers with what is no answer, DaemonRefused
+    with what it said, Permanent if the address is none.
     """
     try:
-        with ipfshttpclient.Client(multiaddr, timeout=timeout_seconds) as client:
-            _quieten(client)
-            _cap_answers(client, time.monotonic() + timeout_seconds)
-            yield client
+        yield
     except exceptions.AddressError:
         raise Permanent("the IPFS daemon's address is not usable", hint="e.g. /ip4/127.0.0.1/tcp/5001") from None
     except exceptions.ErrorResponse as error:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from solders.pubkey import Pubkey
 
 T = TypeVar("T")
+
+U64 = Annotated[int, Field(ge=0, lt=1 << 64)]
+"""Every amount, slot and height on the chain; nodes write numbers of any length."""
+
+
+def _hash(text: str) -> str:
+    return str(Pubkey.from_string(text))  # a hash has an address's form
 
 
 class _Answer(BaseModel):
@@ -20,7 +27,7 @@ class _Answer(BaseModel):
 class Context(_Answer):
     """Which slot an answer is about."""
 
-    slot: int
+    slot: U64
 
 
 class AtSlot(_Answer, Generic[T]):
@@ -33,7 +40,7 @@ class AtSlot(_Answer, Generic[T]):
 class Account(_Answer):
     """An account, its content in base64."""
 
-    lamports: int
+    lamports: U64
     owner: str
     data: tuple[str, Literal["base64"]]
 
@@ -52,8 +59,8 @@ class Account(_Answer):
 class LatestBlockhash(_Answer):
     """A blockhash and the last block height at which a transaction with it can land."""
 
-    blockhash: str
-    last_valid_block_height: int
+    blockhash: Annotated[str, AfterValidator(_hash)]
+    last_valid_block_height: U64
 
 
 class Simulation(_Answer):
@@ -61,19 +68,19 @@ class Simulation(_Answer):
 
     err: Any = None
     logs: list[str] | None = None
-    units_consumed: int | None = None
+    units_consumed: U64 | None = None
 
 
 class PriorityFee(_Answer):
     """What a recent block took, in micro-lamports per compute unit."""
 
-    prioritization_fee: int
+    prioritization_fee: U64
 
 
 class SignatureStatus(_Answer):
     """Where a transaction is; `err` is None if it succeeded."""
 
-    slot: int
+    slot: U64
     err: Any = None
     confirmation_status: Literal["processed", "confirmed", "finalized"] | None = None
 
@@ -81,19 +88,19 @@ class SignatureStatus(_Answer):
 class EpochInfo(_Answer):
     """The head of the chain: a slot, and how many blocks there are up to it."""
 
-    absolute_slot: int
-    block_height: int
+    absolute_slot: U64
+    block_height: U64
 
 
 class TransactionMeta(_Answer):
     """What a transaction cost, in lamports."""
 
-    fee: int
+    fee: U64
     err: Any = None
 
 
 class ConfirmedTransaction(_Answer):
     """A transaction in a block."""
 
-    slot: int
+    slot: U64
     meta: TransactionMeta | None = None

@@ -110,7 +110,7 @@ class Endpoint:
             with cap_for(method):
                 async with asyncio.timeout(timeout_seconds):
                     value = await question(self._client)
-        except Exception as error:
+        except BaseException as error:  # a panic in solders is no Exception
             known = as_millrace_error(error, method, self.label)
             if known is None:
                 raise

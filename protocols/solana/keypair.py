@@ -63,11 +63,12 @@ def load_keypair(path: Path) -> Keypair:
 
 def _parse(content: bytes) -> Keypair | None:
     try:
-        numbers = json.loads(content)
+        # Decoded here: the parser would take UTF-16 as well, and what is not ASCII is no array of integers.
+        numbers = json.loads(content.decode("ascii"))
         if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
             return None
         return Keypair.from_bytes(bytes(numbers))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for brackets within brackets
         # The error would quote the file, and that is the key.
         return None
 

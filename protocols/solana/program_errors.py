@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from millrace.text import printable
+
+_LONGEST_WORDS = 300
+
 
 class Refusal(StrEnum):
     """What a refusal means for the worker. None of them is worth a blind retry."""
@@ -59,7 +63,12 @@ _RUNTIME = {
 
 
 def explain(error: Any) -> tuple[str, Refusal]:
-    """A TransactionError as the RPC encodes it, in words, and what it means for the worker."""
+    """A TransactionError as the RPC encodes it, in words that are safe to print, and what it means for the worker."""
+    words, refusal = _explain(error)
+    return printable(words, _LONGEST_WORDS), refusal
+
+
+def _explain(error: Any) -> tuple[str, Refusal]:
     match error:
         case str():
             meaning, refusal = _RUNTIME.get(error, ("the runtime refused it", Refusal.other))
@@ -74,4 +83,4 @@ def explain(error: Any) -> tuple[str, Refusal]:
         case {"InsufficientFundsForRent": _}:
             meaning, refusal = _RUNTIME["InsufficientFundsForRent"]
             return f"InsufficientFundsForRent: {meaning}", refusal
-    return f"the runtime refused it: {error}"[:300], Refusal.other
+    return f"the runtime refused it: {error}", Refusal.other

@@ -17,6 +17,7 @@ from solders.transaction import VersionedTransaction
 
 from millrace.errors import Transient
 from protocols.solana.answers import (
+    U64,
     Account,
     AtSlot,
     ConfirmedTransaction,
@@ -44,8 +45,8 @@ _PRIORITY_FEES: TypeAdapter[list[PriorityFee]] = TypeAdapter(list[PriorityFee])
 _STATUS: TypeAdapter[AtSlot[tuple[SignatureStatus | None]]] = TypeAdapter(AtSlot[tuple[SignatureStatus | None]])
 _EPOCH: TypeAdapter[EpochInfo] = TypeAdapter(EpochInfo)
 _TRANSACTION: TypeAdapter[ConfirmedTransaction | None] = TypeAdapter(ConfirmedTransaction | None)
-_LAMPORTS_AT_SLOT: TypeAdapter[AtSlot[int]] = TypeAdapter(AtSlot[int])
-_NUMBER: TypeAdapter[int] = TypeAdapter(int)
+_LAMPORTS_AT_SLOT: TypeAdapter[AtSlot[int]] = TypeAdapter(AtSlot[U64])
+_NUMBER: TypeAdapter[int] = TypeAdapter(U64)
 
 
 async def account(

@@ -96,8 +96,8 @@ class PreflightRefused(Permanent):
         self.error = error
 
 
-def as_millrace_error(error: Exception, method: str, label: str) -> MillraceError | None:
-    """The error of our tree for one that solana-py or its HTTP client raised; None for one that is neither's.
+def as_millrace_error(error: BaseException, method: str, label: str) -> MillraceError | None:
+    """The error of our tree for one that solana-py, its parser or its HTTP client raised; None for any other.
 
     `label` names the endpoint without its secrets. Nothing of an HTTP error's own text is used: it quotes the URL,
     and providers put their keys there.
@@ -113,9 +113,14 @@ def as_millrace_error(error: Exception, method: str, label: str) -> MillraceErro
         return EndpointBusy(f"{label} did not answer {method} in time")
     if isinstance(error, httpx2.InvalidURL):
         return EndpointRefused(f"the URL of {label} cannot be used", hint="check SOLANA_RPC_URL")
-    if isinstance(error, ValidationError | SerdeJSONError):
+    if isinstance(error, ValidationError | SerdeJSONError) or _is_panic(error):
         return EndpointBusy(f"{label} answered {method} with something that is not Solana's JSON-RPC")
     return None
+
+
+def _is_panic(error: BaseException) -> bool:
+    """True if Rust code gave up, as solders does over an error answer whose `data` it misses; the class has no name."""
+    return type(error).__module__ == "pyo3_runtime"
 
 
 def _from_http(cause: BaseException | None, method: str, label: str) -> MillraceError:

@@ -193,6 +193,20 @@ async def test_an_answer_without_a_cid_is_no_result(records: UploadRecords, poll
             await pinata.publish(import_file(SMALL).cid, SMALL, "result")
 
 
+async def test_an_answer_of_brackets_within_brackets_is_worth_another_try(
+    records: UploadRecords, polling: PinPolling
+) -> None:
+    """Pins a RecursionError, which is no ValueError."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(b"[" * 60_000))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        pinata = Pinata(SecretStr("a-secret"), client, records=records, polling=polling)
+        with pytest.raises(PublishFailed):
+            await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+
+
 def test_the_token_is_not_shown_when_the_account_is_printed(account: Account) -> None:
     shown = vars(account("a-secret-token"))
     assert "a-secret-token" not in repr([shown, *map(vars, (shown["_service"],))])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace.text import printable
 from protocols.solana.program_errors import Refusal, explain
 
 JSON = st.recursive(
@@ -57,4 +58,14 @@ def test_the_runtimes_own_errors_are_classed(error: Any, refusal: Refusal) -> No
 def test_whatever_a_node_says_is_explained_in_bounded_words(error: Any) -> None:
     words, refusal = explain(error)
     assert words
+    assert len(words) < 400
+    assert printable(words) == words
     assert refusal in Refusal
+
+
+@pytest.mark.parametrize("error", ["\x1b[2Jgone", {"InstructionError": [0, "\u202egnihton"]}, "x" * 100_000])
+def test_words_of_a_node_cannot_deceive_or_flood_a_terminal(error: Any) -> None:
+    """Pins terminal escapes, and texts of any length, in the reason of a failed submission."""
+    words, _ = explain(error)
+    assert len(words) < 400
+    assert printable(words) == words

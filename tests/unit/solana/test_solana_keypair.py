@@ -66,6 +66,7 @@ def test_a_key_that_others_may_use_is_refused_with_the_command_that_helps(tmp_pa
         json.dumps([*list(bytes(Keypair()))[:63], 300]),
         '["4242"]',
         "4242" * 100,
+        "[" * 4_000,
     ],
 )
 def test_a_file_that_holds_no_key_is_refused_without_quoting_it(tmp_path: Path, content: str) -> None:
@@ -93,3 +94,12 @@ def test_a_loaded_key_is_masked_wherever_text_is_redacted(tmp_path: Path) -> Non
     keypair, _ = load_or_create_keypair(tmp_path / "id.json")
     assert redact(f"key {keypair}!") == f"key {MASK}!"
     assert redact((tmp_path / "id.json").read_text()) == MASK
+
+
+def test_a_key_in_utf_16_is_refused(tmp_path: Path) -> None:
+    """Pins a UnicodeDecodeError, which quotes the file: the JSON parser takes UTF-16, and what came after did not."""
+    path = tmp_path / "id.json"
+    path.write_bytes(json.dumps(list(bytes(Keypair()))).encode("utf-16"))
+    path.chmod(0o600)
+    with pytest.raises(UnusableKeypair):
+        load_or_create_keypair(path)

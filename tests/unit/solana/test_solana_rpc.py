@@ -15,6 +15,7 @@ import pytest
 from pydantic import TypeAdapter
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+from solders.transaction import VersionedTransaction
 
 from localnet.solana import SolanaLocalnet
 from millrace.errors import Permanent, Transient, UnknownOutcome
@@ -426,3 +427,40 @@ async def test_a_genesis_hash_that_is_none_is_refused(stubborn: StubbornNode, an
     async with SolanaRpc([stubborn.url]) as rpc:
         with pytest.raises(EndpointRefused, match="gives no genesis hash"):
             await rpc.genesis_hash()
+
+
+@pytest.mark.parametrize("code", [-32005, -32016])
+async def test_an_error_without_its_details_is_an_error_like_any_other(stubborn: StubbornNode, code: int) -> None:
+    """Pins a panic of solders, which is no Exception: it went through every `except` and ended the look for jobs."""
+    stubborn.answer = {"error": {"code": code, "message": "no"}}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient):
+            await READS["getProgramAccounts"](rpc)
+
+
+@pytest.mark.parametrize("method", ["getBalance", "getMinimumBalanceForRentExemption", "getBlockHeight"])
+@pytest.mark.parametrize("number", [-1, 1 << 64, 10**400])
+async def test_a_number_that_no_chain_has_is_not_believed(stubborn: StubbornNode, method: str, number: int) -> None:
+    stubborn.answer = {"result": {"context": {"slot": 1}, "value": number} if method == "getBalance" else number}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient, match="not Solana's JSON-RPC"):
+            await READS[method](rpc)
+
+
+@pytest.mark.parametrize("units", [-5, 10**400])
+async def test_units_that_no_chain_has_are_not_believed(stubborn: StubbornNode, units: int) -> None:
+    """Pins an OverflowError in the computation of the unit limit."""
+    stubborn.answer = {"result": {"context": {"slot": 1}, "value": {"err": None, "unitsConsumed": units}}}
+    transaction = VersionedTransaction.default()
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient, match="not Solana's JSON-RPC"):
+            await queries.simulate(rpc, transaction, 1)
+
+
+@pytest.mark.parametrize("blockhash", ["", "words", "1" * 100, "\ud800"])
+async def test_a_blockhash_that_is_none_is_not_believed(stubborn: StubbornNode, blockhash: str) -> None:
+    """Pins a ParseHashError of solders out of signing a transaction."""
+    stubborn.answer = {"result": {"context": {"slot": 1}, "value": {"blockhash": blockhash, "lastValidBlockHeight": 9}}}
+    async with SolanaRpc([stubborn.url]) as rpc:
+        with pytest.raises(Transient, match="not Solana's JSON-RPC"):
+            await queries.latest_blockhash(rpc)
