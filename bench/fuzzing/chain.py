@@ -89,7 +89,7 @@ def check_program_error(given: bytes) -> None:
     except ValueError:
         return
     words, _ = explain(error)
-    presentable(words, 400)
+    presentable(words)
 
 
 def check_keypair(given: bytes) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from millrace.errors import MillraceError
 from millrace.text import printable
 
-_LONGEST_MESSAGE = 2_000
+_LONGEST_TEXT = 4_000
+"""Of a stranger at most 300 characters are quoted, and one that cannot be printed becomes up to ten."""
 
 DEEP_JSON = b"[" * 1_900
 """More than Python's own JSON parser can take; nobody sends it by chance."""
@@ -42,7 +43,7 @@ def agree(condition: bool, what: str) -> None:
         raise Disagreement(what)
 
 
-def presentable(text: str, longest: int = _LONGEST_MESSAGE) -> None:
+def presentable(text: str, longest: int = _LONGEST_TEXT) -> None:
     """Raise Disagreement if `text`, which quotes strangers, could deceive a terminal or flood a log."""
     agree(len(text) <= longest, f"a text of {len(text)} characters")
     agree(printable(text, longest) == text, f"a text that is not safe to print: {text[:200]!r}")

@@ -86,7 +86,7 @@ def check_node(given: bytes) -> None:
         return
     _check_numbers(answer)
     if isinstance(answer, Outcome):
-        presentable(answer.reason, 400)
+        presentable(answer.reason)
 
 
 def _check_numbers(answer: object) -> None:
