@@ -10,7 +10,7 @@ MIB = 1024 * 1024
 class Limits(BaseModel):
     """Upper bounds for one execution; each is enforced by the kernel or the engine."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     wall_seconds: float = Field(default=60.0, gt=0, description="Wall-clock time before the job is killed")
     cpus: float = Field(default=1.0, gt=0, description="CPU bandwidth, in cores")

@@ -125,7 +125,8 @@ RUNSC: Differences = {
     "read_secrets": Difference(
         "Docker gives every container three files in /etc, which tell nothing here; /sys is gVisor's own invention",
         program=_DOCKER_FILES
-        + "shown += os.listdir('/sys/block')\nheld(own and not shown and not os.path.exists('/sys/class/dmi'), shown, files)",
+        + "shown += os.listdir('/sys/block')\n"
+        + "held(own and not shown and not os.path.exists('/sys/class/dmi'), shown, files)",
     ),
     "devices": Difference(
         f"fuse and net/tun are shown. {_EMULATED}, and our filter keeps away what they would be used with",

@@ -134,7 +134,7 @@ while True:
         """
 import zlib
 packer = zlib.compressobj(1)
-zlib.decompress(b"".join([packer.compress(bytes(1 << 20)) for _ in range(300)] + [packer.flush()]))
+zlib.decompress(b"".join([packer.compress(bytes(1 << 20)) for _ in range(160)] + [packer.flush()]))
 """,
         OOM,
         any_output,

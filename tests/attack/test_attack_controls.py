@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.skipif(bool(UNAVAILABLE), reason=
 LOOSE_MEMORY = group_with(memory_bytes=1024 * MIB)
 LIBRARY = f"/usr/lib/python{sys.version_info.major}.{sys.version_info.minor}"
 SHARED_NETWORK = without("--unshare-net")
-LATE = supervised_with(later_seconds=3)
+LATE = supervised_with(later_seconds=2.6)
 CHATTY = supervised_with(output_times=20)
 ROOMY_FILES = resource_limit("fsize", str(256 * MIB))
 ROOMY_TMP = in_the_box(roomy_tmp)
@@ -108,7 +108,6 @@ DEPTH: list[tuple[str, str, Weaken]] = [
     ("env_secrets", "the cleared environment", without("--clearenv")),
     ("huge_single_file", "the limit on a file", ROOMY_FILES),
     ("huge_single_file", "the limit on /tmp", ROOMY_TMP),
-    ("infinite_loop", "the time limit", LATE),
     ("net_raw_packet", "no capabilities", with_capabilities),
     ("daemon_grandchild", "the end of patience", patient),
     ("daemon_grandchild", "processes of its own", without("--unshare-pid")),
@@ -191,6 +190,14 @@ def test_without_its_quota_a_program_uses_more_of_the_cpu(whole: BubblewrapSandb
     """A busy machine may keep the share small as well: three attempts."""
     loose = group_with(cpus=2.0)(patch, whole)
     assert any("BROKEN" in verdict("cpu_quota", loose) for _ in range(3))
+
+
+def test_behind_the_time_limit_a_process_has_a_limit_on_cpu_time(
+    whole: BubblewrapSandbox, patch: pytest.MonkeyPatch
+) -> None:
+    """Should the worker be stopped or swamped, the kernel ends the loop."""
+    by_the_kernel = Difference("by the kernel", judge=lambda outcome: "CPU time" in outcome.detail)
+    assert not verdict("infinite_loop", supervised_with(later_seconds=60)(patch, whole), by_the_kernel)
 
 
 def test_a_private_tmp_is_not_the_machines(whole: BubblewrapSandbox, patch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import struct
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from millrace.errors import Declined, DeclineReason
 from millrace.limits import Limits
@@ -80,6 +82,14 @@ def test_without_groups_address_space_and_processes_are_limited_instead() -> Non
 
 def test_cpu_time_is_enough_for_all_cores_for_the_whole_time() -> None:
     assert "--cpu=42:43" in launch_command(TOOLS, Limits(wall_seconds=10.1, cpus=4), None, [], grouped=True)
+
+
+@pytest.mark.parametrize("name", ["wall_seconds", "cpus"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, 0.0, -1.0])
+def test_a_limit_that_is_none_cannot_be_asked_for(name: str, value: float) -> None:
+    """An infinite time made the run end in an OverflowError of ours."""
+    with pytest.raises(ValidationError):
+        Limits.model_validate({name: value})
 
 
 def test_a_sealed_file_cannot_be_changed_by_whoever_holds_it() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cgroup_tree import ALL, CgroupPath, mount, service
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.limits import MIB, Limits
@@ -88,6 +88,7 @@ def test_a_group_has_the_limits_as_the_kernel_keeps_them(root: CgroupPath) -> No
     assert not group.folder.exists()
 
 
+@settings(deadline=None, max_examples=30)
 @given(cpus=st.floats(0.0001, 4096), memory=st.integers(1, 2**50), processes=st.integers(1, 4_000_000))
 def test_no_limits_of_ours_are_refused(
     tmp_path_factory: pytest.TempPathFactory, cpus: float, memory: int, processes: int
@@ -175,8 +176,11 @@ def test_boxes_run_in_groups_of_the_real_tree_and_leave_none() -> None:
     busy = "import time\nwhile time.process_time() < 0.2: pass\nprint('done')"
     left = "import os, time\nfor _ in range(5):\n    if os.fork() == 0: os.setsid(); time.sleep(60)\nprint('left')"
     loop = "import os\nos.fork()\nwhile True: pass"
-    short = Limits(wall_seconds=0.6, processes=20)
-    outcomes = [sandbox.run(Spec((GUARD + program).encode(), limits=short)) for program in (busy, left, loop)]
+    programs = {busy: 20.0, left: 20.0, loop: 0.6}
+    outcomes = [
+        sandbox.run(Spec((GUARD + program).encode(), limits=Limits(wall_seconds=seconds, processes=20)))
+        for program, seconds in programs.items()
+    ]
     assert [outcome.status for outcome in outcomes] == [Status.ok, Status.ok, Status.timeout]
     assert 0.2 <= (outcomes[0].usage.cpu_seconds or 0) < 2, "from the kernel's own cpu.stat"
     assert not list(REAL_TREE.glob(f"millrace-{os.getpid()}-*"))
