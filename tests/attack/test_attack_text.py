@@ -119,7 +119,7 @@ def test_escaped_output_in_what_is_quoted_of_a_childs_log(text: str, tmp_path: P
 
 
 @hostile
-@pytest.mark.parametrize("logger", ["stages.fetch", "protocols.ipfs", "prefect.flow_runs"])
+@pytest.mark.parametrize("logger", ["stages.fetch", "protocols.ipfs", "prefect.engine"])
 def test_escaped_output_in_logs(text: str, logger: str) -> None:
     """Whatever handler meets the record, in the message and in the traceback."""
     install_logging()

@@ -25,11 +25,17 @@ JOB = Job(network="cloudmesh", chain_id="test", job_id="pending")
 
 @pytest_asyncio.fixture
 async def client() -> AsyncIterator[PrefectClient]:
-    """A server without flow runs: other tests leave theirs."""
+    """A client of a server without flow runs, whatever other tests have left there."""
     async with get_client() as client:
-        for run in await client.read_flow_runs():
-            await client.delete_flow_run(run.id)
+        await forget_flow_runs(client)
         yield client
+        await forget_flow_runs(client)
+
+
+async def forget_flow_runs(client: PrefectClient) -> None:
+    while runs := await client.read_flow_runs():
+        for run in runs:
+            await client.delete_flow_run(run.id)
 
 
 async def dispatcher(client: PrefectClient, folder: Path, **fields: Any) -> Dispatcher:
