@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.demo_jobs import JOBS
 from deployments.prepare import ensure_server_is_known
@@ -42,7 +43,7 @@ def test_every_user_gets_a_temporary_folder_of_his_own(tmp_path: Path) -> None:
 
 
 def test_a_worker_without_a_server_refuses_instead_of_starting_one_that_nobody_ends() -> None:
-    with pytest.raises(Permanent, match="PREFECT_API_URL"):
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(Permanent, match="PREFECT_API_URL"):
         ensure_server_is_known()
 
 
