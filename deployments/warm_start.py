@@ -28,6 +28,9 @@ PRELOADED = (
     "prefect.deployments.steps",
     "prefect.events.worker",
     "prefect.logging.handlers",
+    "prefect.utilities.visualization",
+    "anyio._backends._asyncio",
+    "deployments.warm_baseline",
     # Our flows, and with them everything below.
     "flows.adhoc",
     "flows.cloudmesh",
@@ -87,20 +90,18 @@ def start_flow_run(start: FlowRunStart) -> None:
 
 def _cold_because(start: FlowRunStart) -> str:
     """Take over the flow run's environment; why a process that runs already cannot, empty if it can."""
-    names = {*start.environment, *os.environ}
-    changed = sorted(
-        name
-        for name in names
-        if name.startswith(_COLD_PREFIXES) and start.environment.get(name) != os.environ.get(name)
-    )
+    had, wanted = {**os.environ, **_prefect_variables()}, start.environment
+    changed = sorted(name for name in {*had, *wanted} if wanted.get(name) != had.get(name))
     os.environ.clear()
-    os.environ.update(start.environment)
+    os.environ.update(wanted)
     if start.command:
         return "its job template has a command"
-    if changed:
-        return f"its environment has another {', '.join(changed)}"
-    if differing := _refresh_prefect_settings():
-        return f"its settings of Prefect differ in {', '.join(differing)}"
+    if cold := [name for name in changed if name.startswith(_COLD_PREFIXES)]:
+        return f"its environment has another {', '.join(cold)}"
+    # What begins with two underlines is about the flow run, and read when it is needed.
+    settings = [name for name in changed if name.startswith("PREFECT_") and not name.startswith("PREFECT__")]
+    if settings and _prefect_reads_other_settings():
+        return f"its settings of Prefect differ: {', '.join(settings)}"
     return ""
 
 
@@ -124,12 +125,17 @@ def _leave_the_terminal(*, stream_output: bool) -> None:
         os.close(nowhere)
 
 
-def _refresh_prefect_settings() -> list[str]:
-    """Let Prefect read its settings from the environment again; the names of those that are others now."""
+def _prefect_variables() -> dict[str, str]:
+    from deployments.warm_baseline import VARIABLES
+
+    return VARIABLES
+
+
+def _prefect_reads_other_settings() -> bool:
+    """Whether Prefect, reading the environment again, finds settings other than those that were imported."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    before = get_current_settings().to_environment_variables(include_secrets=True)
+    before = get_current_settings()
     refresh_global_settings_context()
-    now = get_current_settings().to_environment_variables(include_secrets=True)
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return get_current_settings() != before
