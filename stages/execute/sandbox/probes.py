@@ -4,10 +4,11 @@ from __future__ import annotations
 
 GUARD = """
 import os as _os, sys as _sys
-if _sys.argv != ["/job/main.py"] or _os.getcwd() != "/tmp" or not 1 < _os.getpid() < 100:
+_file = _sys.argv[0]
+if _sys.argv != ["/job/main.py"] or _os.getcwd() != "/tmp" or _os.access(_file, _os.W_OK):
     raise SystemExit("this program only runs in the sandbox")
 """
-"""Only a box shows programs there, and only in a box of its own does a process get so low a number."""
+"""Only a box shows programs there, and only in a box can nobody, root included, write to them."""
 
 FACTS = (
     GUARD
