@@ -318,10 +318,10 @@ async def test_exponential_dag(
 ) -> None:
     """Every hash is right, so nobody lied: the content itself is what is refused."""
     root = make(hostile.store)
-    started = time.monotonic()
+    started = time.process_time()  # of ours alone, gateway included: a busy machine makes no difference
     with pytest.raises(LimitExceeded):
         await fetched(str(root), settings, data_dir)
-    assert time.monotonic() - started < 3.0
+    assert time.process_time() - started < 3.0
     assert not Standings(data_dir / STANDINGS_FILE).of(hostile.gateway_url).banned
 
 
