@@ -317,7 +317,7 @@ async def test_exponential_dag(
     hostile: IpfsLocalnet, settings: IpfsSettings, data_dir: Path, make: Callable[..., CID]
 ) -> None:
     """Every hash is right, so nobody lied: the content itself is what is refused."""
-    root = make(hostile.store)
+    root, settings = make(hostile.store), settings.model_copy(update={"timeout_seconds": 20.0})
     started = time.process_time()  # of ours alone, gateway included: a busy machine makes no difference
     with pytest.raises(LimitExceeded):
         await fetched(str(root), settings, data_dir)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from given_tools import Tools
 from prefect import State, flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
@@ -25,17 +26,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 class Grain(BaseModel):
     weight: int
-
-
-class Tools:
-    """A workbench whose tools are given."""
-
-    def __init__(self, **tools: object) -> None:
-        self.tools = tools
-        self.stage_seconds: dict[str, float] = {}
-
-    async def tool(self, name: str) -> object:
-        return self.tools[name]
 
 
 @pytest.fixture(autouse=True)

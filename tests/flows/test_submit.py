@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from given_tools import Tools
 from prefect import State, flow
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
@@ -56,17 +57,6 @@ class Chain:
             return Outcome(fate=Fate.failed, final=True, reason="out of compute units")
         landed = submission.generation >= self.fees_suffice_from
         return Outcome(fate=Fate.landed if landed else Fate.expired, final=True)
-
-
-class Tools:
-    """A workbench whose tools are given."""
-
-    def __init__(self, **tools: object) -> None:
-        self.tools = tools
-        self.stage_seconds: dict[str, float] = {}
-
-    async def tool(self, name: str) -> object:
-        return self.tools[name]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.importer import import_blocks, import_file
 from protocols.ipfs.profiles import PROFILES, V1, Profile
 from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.standing import Standings
 
 pytestmark = pytest.mark.ipfs
 
@@ -21,7 +22,7 @@ SECONDS = 20.0
 
 @pytest.fixture
 def gateway(helia: HeliaGateway, client: httpx.AsyncClient) -> Gateway:
-    return Gateway(helia.url, client, allow_private=True, distrusted={})
+    return Gateway(helia.url, client, allow_private=True)
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -70,11 +71,11 @@ async def test_a_stream_that_is_cut_for_a_missing_block_is_no_lie(
     _, blocks = import_blocks(content, V1)
     cid = helia.add(content, V1)
     helia.forget([block_cid for block_cid in blocks if block_cid.codec == RAW][3])
-    distrusted: dict[str, str] = {}
-    gateway = Gateway(helia.url, client, allow_private=True, distrusted=distrusted)
+    standings = Standings()
+    gateway = Gateway(helia.url, client, allow_private=True, standings=standings)
     with pytest.raises(ContentUnavailable):
         await gateway.fetch(cid, LIMITS, SECONDS)
-    assert distrusted == {}
+    assert not standings.of(gateway.name).banned
     helia.add(content, V1)
     assert (await gateway.fetch(cid, LIMITS, SECONDS)).content == content
 

@@ -33,7 +33,7 @@ def daemon(js_ipfs: JsIpfs) -> KuboDaemon:
 
 @pytest.fixture
 def legacy_gateway(js_ipfs: JsIpfs, client: httpx.AsyncClient) -> Gateway:
-    return Gateway(js_ipfs.gateway_url, client, allow_private=True, distrusted={})
+    return Gateway(js_ipfs.gateway_url, client, allow_private=True)
 
 
 def add(client: Any, content: bytes, profile: Profile) -> CID:

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+
+class Tools:
+    """A workbench whose tools are given."""
+
+    def __init__(self, **tools: object) -> None:
+        self.tools = tools
+        self.stage_seconds: dict[str, float] = {}
+        self.worked_seconds = 0.0
+
+    async def tool(self, name: str) -> object:
+        return self.tools[name]
