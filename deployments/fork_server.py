@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import socket
@@ -62,9 +63,16 @@ class FlowRunProcess:
         return _SERVER_IS_GONE if code is None else code
 
     async def end(self, grace_seconds: float) -> None:
-        """Ask it to end, and end it when it has not after `grace_seconds`; `ended` must be waiting meanwhile."""
+        """Ask it to end, and end it when it has not after `grace_seconds`, and then what it had started.
+
+        `ended` must be waiting meanwhile.
+        """
+        started = self._seen.children(recursive=True) if self._seen is not None and self._seen.is_running() else []
         self._process.terminate()
         with anyio.move_on_after(grace_seconds):
             await self._has_ended.wait()
-            return
-        self._process.kill()
+        if not self._has_ended.is_set():
+            self._process.kill()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()

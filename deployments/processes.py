@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ class Processes:
         self._log_folder = log_folder
         self._children: list[_Child] = []
         self._not_ours: set[psutil.Process] = set()
+        self._dead: set[int] = set()
 
     def __enter__(self) -> Self:
         self._log_folder.mkdir(parents=True, exist_ok=True)
@@ -87,12 +89,25 @@ class Processes:
 
     def check(self) -> None:
         """Raise Transient naming the first child that has ended by itself, with the end of its log."""
+        self._bury_adopted()
         for child in self._children:
             if child.popen.poll() is not None:
                 raise Transient(
                     f"{child.name} ended with code {child.popen.returncode}:\n{self.log_tail(child.name)}",
                     hint=f"the whole log is {self._log_folder / child.name}.log",
                 )
+
+    def _bury_adopted(self) -> None:
+        """Collect dead processes that became ours when their parents died; nobody else does, as long as we live.
+
+        Only what was dead at the last look as well: somebody else in this program may be waiting for a child of his.
+        """
+        ours = {child.popen.pid for child in self._children}
+        dead = {p.pid for p in psutil.Process().children() if p.pid not in ours and not _is_alive(p)}
+        for pid in dead & self._dead:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self._dead = dead
 
     def log_tail(self, name: str, lines: int = 15) -> str:
         """The last lines of a child's output."""

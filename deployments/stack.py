@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.exceptions import ObjectNotFound
 
 from deployments.database import open_database
 from deployments.processes import Processes, wait_until
@@ -49,7 +50,7 @@ def prefect_environment(data_dir: Path, port: int) -> dict[str, str]:
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "DO_NOT_TRACK": "1",
         "MILLRACE_DATA_DIR": str(data_dir),
-        "TMPDIR": str(private_folder(data_dir / "tmp")),
+        "TMPDIR": str(private_folder(private_folder(data_dir) / "tmp")),
     }
 
 
@@ -100,9 +101,24 @@ async def deploy(environment: Mapping[str, str], limit: int) -> None:
     Raises Permanent with Prefect's own words if it refuses.
     """
     pool = ["work-pool", "create", POOL, "--type", POOL_TYPE, "--overwrite"]
+    await _ensure_type(environment)
     await _prefect(pool, environment)
     await _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], environment)
     await _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(_prefect_file())], environment)
+
+
+async def _ensure_type(environment: Mapping[str, str]) -> None:
+    """Return if our pool, should it exist, is of the type that our worker serves: a pool keeps its type for ever."""
+    async with PrefectClient(environment["PREFECT_API_URL"]) as client:
+        try:
+            pool = await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            return
+    if pool.type != POOL_TYPE:
+        raise Permanent(
+            f"the work pool {POOL!r} is of the type {pool.type!r}, not {POOL_TYPE!r}",
+            hint=f"`prefect work-pool delete {POOL}`, then start again: it and its deployments are made anew",
+        )
 
 
 def _prefect_file() -> Path:

@@ -7,4 +7,10 @@ from __future__ import annotations
 
 from prefect.settings import get_current_settings
 
-VARIABLES = get_current_settings().to_environment_variables(exclude_unset=True)
+from deployments.database import URL_NAMES
+
+VARIABLES = {
+    name: value
+    for name, value in get_current_settings().to_environment_variables(exclude_unset=True).items()
+    if name not in URL_NAMES  # no flow run gets those
+}

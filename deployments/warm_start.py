@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import logging
 import os
 import runpy
 import shlex
@@ -38,10 +37,8 @@ PRELOADED = (
     "flows.watch",
 )
 
-_logger = logging.getLogger(__name__)
-
-_COLD_PREFIXES = ("PYTHON", "LD_")
-"""Variables that only a new interpreter or loader heeds."""
+_COLD_PREFIXES = ("PYTHON", "LD_", "LANG", "LC_", "TZ", "MALLOC_", "OMP_")
+"""Variables that only a new process heeds: they are read when the interpreter or a library starts."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def start_flow_run(start: FlowRunStart) -> None:
     _leave_the_terminal(stream_output=start.stream_output)
     os.chdir(start.working_dir)
     if why := _cold_because(start):
-        _logger.info("flow run %s starts Python anew: %s", start.flow_run_id, why)
+        sys.stderr.write(f"flow run {start.flow_run_id} starts Python anew: {why}\n")
         command = shlex.split(start.command) or [sys.executable, "-m", "prefect.engine"]
         os.execvpe(command[0], command, dict(start.environment))  # noqa: S606
     try:

@@ -2,7 +2,7 @@
 
 Prefect finds it through the entry point `prefect.collections`: `prefect worker start --pool cpu --type warm`. It uses
 Prefect's public interfaces (the worker's base class, its client, `python -m prefect.engine`) and one private one, the
-control channel: without it the engine takes a cancellation for a crash.
+control channel with its two variables: without it the engine takes a cancellation for a crash.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 import httpx
 import psutil
 from anyio.abc import TaskStatus
@@ -29,12 +30,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound
+from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound, ObjectNotFound
 from prefect.runner._control_channel import ControlChannel
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field, PrivateAttr
 
+from deployments.database import URL_NAMES
 from deployments.fork_server import FlowRunProcess, start_fork_server
 from deployments.warm_start import FlowRunStart
 
@@ -62,8 +64,11 @@ class WarmConfiguration(BaseJobConfiguration):
     def prepare_for_flow_run(self, flow_run: FlowRun, *about: Any, **more: Any) -> None:
         """Complete the environment: the worker's own, then Prefect's for this flow run, then the template's."""
         self._own_command = self.command or ""  # where there is none, Prefect fills in one of its own
+        unset = {name for name, value in self.env.items() if value is None}
         super().prepare_for_flow_run(flow_run, *about, **more)
-        self.env = {**os.environ, **self.env}
+        # Prefect hands on what it read from the operator's .env, and a database's password is none of a job's business.
+        unset.update(URL_NAMES)
+        self.env = {name: value for name, value in {**os.environ, **self.env}.items() if name not in unset}
 
     def start_of(self, flow_run: FlowRun, working_dir: Path, control: Mapping[str, str]) -> FlowRunStart:
         """How this flow run is started, with the variables through which its engine finds the worker."""
@@ -120,7 +125,10 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
     ) -> WarmResult:
         """Fork this flow run's process and wait for its end, also when the worker is told to stop meanwhile."""
         with contextlib.ExitStack() as kept:
-            folder = configuration.working_dir or kept.enter_context(tempfile.TemporaryDirectory(prefix="flow-run-"))
+            folder = configuration.working_dir or kept.enter_context(
+                # A process that a killed flow left behind may still write into it.
+                tempfile.TemporaryDirectory(prefix="flow-run-", ignore_cleanup_errors=True)
+            )
             kept.callback(self._control.unregister, flow_run.id)
             port, token = self._control.register(flow_run.id)
             control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
@@ -130,12 +138,19 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
                 task_status.started(process.identifier)
             with anyio.CancelScope(shield=True):
                 status_code = await process.ended()
-                del self._running[flow_run.id]
-                if flow_run.id in self._cancelled:
-                    self._cancelled.remove(flow_run.id)
-                    await self._report_cancelled(flow_run)
-                    status_code = 0
+                self._running.pop(flow_run.id, None)
+                status_code = await self._concluded(flow_run, status_code)
+            await self._report_while_stopping(flow_run, status_code)
             return WarmResult(status_code=status_code, identifier=process.identifier)
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Take what is due, as Prefect's workers do."""
+        try:
+            return await super().get_and_submit_flow_runs()
+        except RuntimeError:
+            # Somebody put back a flow run that still runs here: the limiter refuses, and Prefect's worker would end.
+            _logger.exception("some flow runs were not taken; trying again at the next look")
+            return []
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: WarmConfiguration, grace_seconds: int = 30
@@ -160,15 +175,25 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         async with asyncio.TaskGroup() as ending:
             while True:
                 await asyncio.sleep(_CANCELLATION_POLL_SECONDS)
-                for flow_run in await self._to_cancel():
+                try:
+                    to_cancel = await self._to_cancel()
+                except Exception:
+                    # Whatever the server says instead of an answer, it is asked again.
+                    _logger.exception("cannot ask which flow runs are to be cancelled")
+                    continue
+                for flow_run in to_cancel:
                     self._cancelled.add(flow_run.id)
-                    self.get_flow_run_logger(flow_run).info("Cancellation was asked for; ending the process")
-                    ending.create_task(self._cancel(flow_run.id))
+                    ending.create_task(self._cancel(flow_run))
 
-    async def _cancel(self, flow_run_id: UUID) -> None:
-        await self._control.signal(flow_run_id, "cancel")
-        if process := self._running.get(flow_run_id):
-            await process.end(_GRACE_SECONDS)
+    async def _cancel(self, flow_run: FlowRun) -> None:
+        logger = self.get_flow_run_logger(flow_run)
+        logger.info("Cancellation was asked for; ending the process")
+        try:
+            await self._control.signal(flow_run.id, "cancel")
+            if process := self._running.get(flow_run.id):
+                await process.end(_GRACE_SECONDS)
+        except Exception:
+            logger.exception("cannot end the process")
 
     async def _to_cancel(self) -> list[FlowRun]:
         asked = self._running.keys() - self._cancelled
@@ -178,19 +203,36 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             id=FlowRunFilterId(any_=sorted(asked)),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
         )
-        try:
-            found = await self.client.read_flow_runs(flow_run_filter=wanted)
-        except httpx.HTTPError as error:
-            _logger.warning("cannot ask which flow runs are to be cancelled: %s", error)
-            return []
+        found = await self.client.read_flow_runs(flow_run_filter=wanted)
         return [flow_run for flow_run in found if flow_run.id in self._running]
 
-    async def _report_cancelled(self, flow_run: FlowRun) -> None:
-        """Say that the flow run was cancelled, unless it has come to an end of its own."""
-        state: State[Any] = Cancelled(message="Cancelled on request; its process was ended.")
+    async def _concluded(self, flow_run: FlowRun, status_code: int) -> int:
+        """The exit code to report: 0 if the flow run was cancelled, which is then what its state says.
+
+        A flow run that ended before anybody saw that it was to be cancelled would stay `Cancelling` for ever.
+        """
+        asked = flow_run.id in self._cancelled
+        self._cancelled.discard(flow_run.id)
         try:
             now = (await self.client.read_flow_run(flow_run.id)).state
-            if now is None or not now.is_final():
-                await self.client.set_flow_run_state(flow_run.id, state, force=True)
-        except httpx.HTTPError:
-            self.get_flow_run_logger(flow_run).exception("cannot report that the flow run was cancelled")
+            if now is not None and now.type is StateType.CANCELLING:
+                asked = True
+                ended: State[Any] = Cancelled(message="Cancelled on request; its process has ended.")
+                await self.client.set_flow_run_state(flow_run.id, ended, force=True)
+        except (httpx.HTTPError, ObjectNotFound):
+            self.get_flow_run_logger(flow_run).exception("cannot look at how the flow run ended")
+        return 0 if asked else status_code
+
+    async def _report_while_stopping(self, flow_run: FlowRun, status_code: int) -> None:
+        """Report a crash that happened while the worker waits for its last flow runs: Prefect's worker does not."""
+        try:
+            await anyio.lowlevel.checkpoint()
+        except anyio.get_cancelled_exc_class():
+            if status_code:
+                with anyio.CancelScope(shield=True):
+                    message = f"Process exited with status code {status_code} while its worker was stopping."
+                    try:
+                        await self.client.set_flow_run_state(flow_run.id, Crashed(message=message))
+                    except (httpx.HTTPError, ObjectNotFound):
+                        self.get_flow_run_logger(flow_run).exception("cannot report the crash")
+            raise

@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from warm_flows import stubborn, tell
+from warm_flows import ends_while_cancelling, stubborn, tell
 
 from deployments.processes import Processes
 from deployments.stack import base_environment, free_port, prefect_environment, start_server
@@ -78,7 +78,7 @@ class Pool:
 async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pool]:
     folder = tmp_path_factory.mktemp("warm")
     port = free_port()
-    environment = {**base_environment(), **prefect_environment(folder, port)}
+    environment = {**base_environment(), **prefect_environment(folder, port), "GREETING": "from the worker"}
     with Processes(folder / "logs") as processes:
         await start_server(processes, environment, port)
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
@@ -128,12 +128,20 @@ async def test_a_template_that_a_running_process_cannot_obey_starts_python_anew(
     changes: dict[str, dict[str, Any]] = {
         "settings": {"env": {"PREFECT_LOGGING_LEVEL": "DEBUG"}},
         "interpreter": {"env": {"PYTHONWARNINGS": "ignore"}},
+        "time zone": {"env": {"TZ": "Asia/Tokyo"}},
         "command": {"command": f"{sys.executable} -m prefect.engine"},
     }
     for name, change in changes.items():
         run = await pool.ended(await pool.run(await pool.deploy(tell, name, **change), tmp_path / name))
         assert run.state_name == "Completed", name
         assert (await written(tmp_path / name))["missing"] != ["prefect.engine"], name
+    assert pool.processes.log_tail("worker", 1000).count("starts Python anew") == len(changes)
+
+
+async def test_what_the_template_sets_to_null_is_not_set(pool: Pool, tmp_path: Path) -> None:
+    for name, env, greeting in (("worker's", {}, "from the worker"), ("null", {"GREETING": None}, None)):
+        await pool.ended(await pool.run(await pool.deploy(tell, name, env=env), tmp_path / name))
+        assert (await written(tmp_path / name))["greeting"] == greeting
 
 
 async def test_a_killed_process_is_a_crashed_flow_run_within_seconds(pool: Pool, tmp_path: Path) -> None:
@@ -159,6 +167,13 @@ async def test_a_flow_run_cancelled_in_the_ui_is_ended_and_cancelled(pool: Pool,
     states = [state.name for state in await pool.client.read_flow_run_states(run.id)]
     assert "Crashed" not in states, "the engine was told over Prefect's control channel that it is no crash"
     assert (tmp_path / "told.cancelled").exists(), "and called the flow's hook"
+
+
+async def test_a_flow_run_that_ends_before_its_cancellation_is_seen_does_not_stay_cancelling(
+    pool: Pool, tmp_path: Path
+) -> None:
+    run = await pool.run(await pool.deploy(ends_while_cancelling, "too late"), tmp_path / "told")
+    assert (await pool.ended(run, 20)).state_name == "Cancelled"
 
 
 async def test_no_more_flow_runs_than_the_limit_at_a_time(pool: Pool, tmp_path: Path) -> None:
@@ -190,6 +205,19 @@ async def test_a_worker_told_to_stop_lets_what_runs_end_and_takes_nothing_new(po
     pool.processes.stop("worker")
     pool.start_worker()
     assert (await pool.ended(later)).state_name == "Completed"
+
+
+async def test_a_crash_while_the_worker_lets_the_last_flow_runs_end_is_reported(pool: Pool, tmp_path: Path) -> None:
+    run = await pool.run(await pool.deploy(tell, "killed at the end"), tmp_path / "told", seconds=600)
+    told = await written(tmp_path / "told")
+    worker = pool.processes.process("worker")
+    worker.send_signal(signal.SIGTERM)
+    await asyncio.sleep(1)  # the worker gets the signal before its child dies
+    psutil.Process(told["pid"]).kill()
+    assert (await pool.ended(run, 15)).state_name == "Crashed"
+    await asyncio.to_thread(worker.wait, 20)
+    pool.processes.stop("worker")
+    pool.start_worker()
 
 
 async def test_a_flow_run_that_will_not_end_is_ended_after_its_grace(pool: Pool, tmp_path: Path) -> None:

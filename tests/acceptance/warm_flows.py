@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 from prefect import Flow, State, flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.runtime import flow_run
+from prefect.states import Cancelling
 
 from deployments.warm_start import PRELOADED
 
@@ -47,6 +51,14 @@ async def tell(path: str, seconds: float = 0.0) -> None:
     print("written")
     await asyncio.sleep(seconds)
     note(f"{path}.ended", {"at": time.time()})
+
+
+@flow
+async def ends_while_cancelling(path: str) -> None:
+    """End before anybody can see that this flow run is to be cancelled."""
+    note(path, about_me())
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(str(flow_run.get_id())), Cancelling())
 
 
 @flow

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from deployments.processes import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans are found through Linux's subreaper")
 
@@ -76,3 +80,19 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         parent.wait(30)
     assert pids
     assert alive(pids) == []
+
+
+def test_a_dead_grandchild_that_became_ours_is_collected(tmp_path: Path) -> None:
+    """Every sandboxed job left one: after days there were no process ids left."""
+    with Processes(tmp_path) as processes:
+        processes.start("parent", ["sh", "-c", "(sleep 0.1 &) ; exec sleep 60"], {"PATH": os.environ["PATH"]})
+        seen, deadline = False, time.monotonic() + 20
+        while not seen or dead_children():
+            seen = seen or dead_children()
+            processes.check()
+            assert time.monotonic() < deadline, "it is still there" if seen else "it never became ours"
+            time.sleep(0.05)
+
+
+def dead_children() -> bool:
+    return any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children())
