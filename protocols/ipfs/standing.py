@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from protocols.ipfs.locks import held
 _ERROR_WEIGHT = 3
 _MOST_ATTEMPTS = 100
 """From here on all counts are halved, so that a gateway can mend its ways, and lose them."""
+
+_LOCK_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
 
@@ -46,12 +49,21 @@ class _File(RootModel[dict[str, Standing]]):
 class Standings:
     """The standing of each gateway by its address, in the file `path`; in memory only if that is None.
 
-    Any number of processes may share the file. `clock` gives Unix seconds. Raises StoreFault if it cannot be kept.
+    Any number of processes may share the file. `clock` gives Unix seconds. What changes it blocks: for its lock at
+    most `lock_seconds`, then for the disk. Raises StoreFault if it cannot be kept.
     """
 
-    def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        lock_seconds: float = _LOCK_SECONDS,
+    ) -> None:
         self.path = path
         self._clock = clock
+        self._lock_seconds = lock_seconds
+        self._memory_lock = threading.Lock()
         self._in_memory: dict[str, Standing] = {}
 
     def all(self) -> dict[str, Standing]:
@@ -103,9 +115,10 @@ class Standings:
 
     def _change(self, name: str, change: Callable[[Standing], Standing | None]) -> None:
         if self.path is None:
-            self._in_memory = _changed(self._in_memory, name, change)
+            with self._memory_lock:
+                self._in_memory = _changed(self._in_memory, name, change)
             return
-        with disk_of(self.path.parent), held(self.path.with_suffix(".lock")):
+        with disk_of(self.path.parent), held(self.path.with_suffix(".lock"), self._lock_seconds):
             known = _changed(self.all(), name, change)
             write_atomically(self.path, [_File(known).model_dump_json(indent=1).encode()])
 

@@ -328,18 +328,24 @@ async def test_a_quota_that_pinned_content_fills_is_a_clear_error(network: IpfsL
     assert "MILLRACE_IPFS__QUOTA_BYTES" in caught.value.hint
 
 
-@pytest.mark.parametrize("in_the_way", ["content/.fetching", "gateways.json"])
 async def test_a_data_folder_that_cannot_be_written_is_a_fault_of_the_store(
-    network: IpfsLocalnet, tmp_path: Path, in_the_way: str
+    network: IpfsLocalnet, tmp_path: Path
 ) -> None:
-    (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
-    if in_the_way.endswith(".json"):
-        (tmp_path / "gateways.lock").mkdir()
-    else:
-        (tmp_path / in_the_way).write_text("a file where the folder should be")
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / ".fetching").write_text("a file where the folder should be")
     async with open_content(settings(network, "gateway"), tmp_path) as tools:
         with pytest.raises(StoreFault):
             await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
+
+
+async def test_gateways_that_cannot_be_noted_cost_no_content(
+    network: IpfsLocalnet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gateways.lock").mkdir()
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        fetched = await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
+        assert tools.store.get(fetched.cid) == PROGRAM
+    assert "not on record" in caplog.text
 
 
 def test_a_gateway_of_plain_http_is_refused_when_the_content_is_opened(tmp_path: Path) -> None:

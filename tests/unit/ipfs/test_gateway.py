@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import fcntl
 import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -217,6 +222,60 @@ async def test_content_under_a_hash_that_is_unknown_here_bans_nobody(network: Ip
     with pytest.raises(UnsupportedContent):
         await trustless.fetch(root)
     assert trustless.banned == ""
+
+
+@pytest.fixture
+def locked_file(tmp_path: Path) -> Iterator[Path]:
+    """A file of standings whose lock another process has, and keeps."""
+    with (tmp_path / "gateways.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield tmp_path / "gateways.json"
+
+
+async def test_content_is_not_lost_with_the_note_of_who_gave_it_and_the_loop_goes_on_meanwhile(
+    network: IpfsLocalnet, client: httpx.AsyncClient, locked_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process stopped with the lock in its hands stopped every other flow run's event loop, for ever."""
+    cid = CID.parse(network.add(SMALL))
+    standings = Standings(locked_file, lock_seconds=1.0)
+    gateway = Gateway(network.gateway_url, client, allow_private=True, standings=standings)
+    longest_seconds = 0.0
+    fetching = asyncio.create_task(gateway.fetch(cid, LIMITS, SECONDS))
+    while not fetching.done():
+        before = time.monotonic()
+        await asyncio.wait([fetching], timeout=0.01)
+        longest_seconds = max(longest_seconds, time.monotonic() - before)
+    assert (await fetching).content == SMALL
+    assert longest_seconds < 0.8
+    assert "not on record" in caplog.text
+    assert standings.all() == {}
+
+
+async def test_who_lies_is_banned_here_even_if_it_cannot_be_noted(
+    network: IpfsLocalnet, client: httpx.AsyncClient, locked_file: Path
+) -> None:
+    cid = CID.parse(network.add(SMALL))
+    network.misbehave("gateway", Faults(wrong_bytes=True, times=1))
+    standings = Standings(locked_file, lock_seconds=0.0)
+    gateway = Gateway(network.gateway_url, client, allow_private=True, standings=standings)
+    with pytest.raises(InvalidBlock):
+        await gateway.fetch(cid, LIMITS, SECONDS)
+    with pytest.raises(ContentRefused, match="not asked any more"):
+        await gateway.fetch(cid, LIMITS, SECONDS)
+
+
+async def test_who_was_overtaken_is_noted_although_the_request_was_cancelled(
+    network: IpfsLocalnet, trustless: Asked
+) -> None:
+    network.misbehave("gateway", Faults(hang_seconds=30))
+    fetching = asyncio.create_task(trustless.fetch(CID.parse(network.add(SMALL))))
+    while not trustless.service.requests:
+        await asyncio.wait([fetching], timeout=0.01)
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    standing = trustless.standings.of(trustless.gateway.name)
+    assert (standing.attempts, standing.successes, standing.errors) == (1, 0, 0)
 
 
 async def test_a_redirect_to_somebody_else_is_not_followed(network: IpfsLocalnet, trustless: Asked) -> None:
