@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from millrace.errors import MillraceError
+from millrace.text import printable
 from protocols.ipfs.addresses import check_address, check_host, check_url
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.errors import (
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 _RAW_TYPE = "application/vnd.ipld.raw"
 _CAR_TYPE = "application/vnd.ipld.car"
+_TYPES_OF_CONTENT = frozenset({_RAW_TYPE, _CAR_TYPE, "application/octet-stream"})
+"""What says of itself that it is what was asked for: bytes of another type may be an error page."""
+
 _QUERIES = {"raw": {"format": "raw"}, "car": {"format": "car", "dag-scope": "entity"}, "": {}}
 _ACCEPTS = {"raw": _RAW_TYPE, "car": f"{_CAR_TYPE}; version=1; order=dfs; dups=n", "": "*/*"}
 _BAD_FORMAT = frozenset({400, 406})
@@ -275,8 +279,9 @@ class Gateway:
             return await asyncio.to_thread(prove)
         except InvalidBlock as error:
             # An error page with a wrong status is a fault, not a lie; nor is what the network may have cut off.
-            if _type_of(response) == "text/html":
-                raise ContentUnavailable(f"{self.name} sent a web page instead of the content") from None
+            if (said := _type_of(response)) not in _TYPES_OF_CONTENT:
+                kind = "a web page" if said == "text/html" else printable(said, 80) or "something of no type"
+                raise ContentUnavailable(f"{self.name} sent {kind} instead of the content") from None
             if not _has_an_end(response):
                 raise ContentUnavailable(f"{self.name}: {error.message}, and it may have been cut short") from None
             raise

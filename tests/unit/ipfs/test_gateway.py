@@ -125,6 +125,29 @@ async def test_wrong_bytes_are_refused_and_their_sender_is_not_asked_again(
     assert len(trustless.service.requests) == 1
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "text/html", "image/png"])
+async def test_an_error_page_of_any_type_with_a_wrong_status_is_no_lie(
+    network: IpfsLocalnet, either: Asked, kind: str
+) -> None:
+    page = base64.b64encode(b'{"error": "too many requests"}').decode()
+    either.service.faults = Faults(answer_base64=page, answer_type=kind, times=1)
+    cid = CID.parse(network.add(SMALL))
+    with pytest.raises(ContentUnavailable, match="instead of the content"):
+        await either.fetch(cid)
+    assert (either.banned, either.standings.of(either.gateway.name).errors) == ("", 1)
+    assert await either.fetch(cid) == SMALL
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.ipld.raw", "application/octet-stream"])
+async def test_wrong_bytes_that_claim_to_be_the_block_are_a_lie(
+    network: IpfsLocalnet, either: Asked, kind: str
+) -> None:
+    either.service.faults = Faults(answer_base64=base64.b64encode(b"else").decode(), answer_type=kind)
+    with pytest.raises(InvalidBlock):
+        await either.fetch(CID.parse(network.add(SMALL)))
+    assert either.banned
+
+
 async def test_wrong_plain_bytes_are_refused(network: IpfsLocalnet, legacy: Asked) -> None:
     legacy.service.faults = Faults(wrong_bytes=True)
     with pytest.raises(InvalidBlock):
@@ -200,7 +223,8 @@ async def test_what_may_have_been_cut_by_the_network_is_no_lie() -> None:
     """A body without length and chunks just ends, whoever ended it."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=httpx.ByteStream(SMALL[:-1]))
+        headers = {"Content-Type": "application/vnd.ipld.raw"}
+        return httpx.Response(200, headers=headers, stream=httpx.ByteStream(SMALL[:-1]))
 
     standings = Standings()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
