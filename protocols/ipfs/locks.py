@@ -19,6 +19,10 @@ _SHORT_POLL_SECONDS = 0.01
 _SHORT_WORK_SECONDS = 60.0
 
 
+class HeldElsewhere(TimeoutError):
+    """Somebody else holds the lock, for longer than we wait."""
+
+
 @contextmanager
 def held(
     path: Path,
@@ -57,14 +61,14 @@ def _locked(file: IO[str]) -> bool:
 async def alone(path: Path, timeout_seconds: float) -> AsyncIterator[None]:
     """Hold the lock at `path`, which may be for long and is one of many: its file goes with its last holder.
 
-    Raises TimeoutError if others have it for longer than `timeout_seconds`, StoreFault if it cannot be made.
+    Raises HeldElsewhere if others have it for longer than `timeout_seconds`, StoreFault if it cannot be made.
     """
     with disk_of(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_seconds
     while (lock := _taken(path)) is None:
         if time.monotonic() >= deadline:
-            raise TimeoutError(f"{path} is held by somebody else")
+            raise HeldElsewhere(f"{path} is held by somebody else")
         await asyncio.sleep(_POLL_SECONDS)
     try:
         yield

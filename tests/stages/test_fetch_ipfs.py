@@ -15,7 +15,7 @@ from localnet.ipfs import Faults, IpfsLocalnet
 from millrace.errors import MillraceError, Permanent
 from millrace.settings import IpfsSettings
 from protocols.ipfs.cid import CID, RAW
-from protocols.ipfs.content import open_content
+from protocols.ipfs.content import Content, open_content
 from protocols.ipfs.directory import import_directory
 from protocols.ipfs.errors import (
     ContentRefused,
@@ -30,6 +30,9 @@ from protocols.ipfs.errors import (
 from protocols.ipfs.locks import alone
 from protocols.ipfs.profiles import Profile
 from protocols.ipfs.race import HEDGE_SECONDS
+from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.store import ContentStore
+from protocols.ipfs.verified import Verified
 from stages.fetch.ipfs import Fetched, fetch_content
 
 PROGRAM = b"print(6 * 7)\n"
@@ -308,6 +311,28 @@ async def test_a_flow_run_waits_no_longer_than_its_deadline_for_another_to_fetch
             with pytest.raises(ContentUnavailable, match="another flow run"):
                 await fetch_content(cid, MOST_BYTES, content=tools)
         assert (await fetch_content(cid, MOST_BYTES, content=tools)).source == network.gateway_url
+
+
+class TimedOut:
+    """A source of somebody's own whose deadline passes in a way it did not think of."""
+
+    name = "somebody's own"
+
+    async def check(self) -> str:
+        return ""
+
+    async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
+        raise TimeoutError("the tape robot is asleep")
+
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        raise TimeoutError("the tape robot is asleep")
+
+
+async def test_a_timeout_while_fetching_is_not_taken_for_another_flow_run(tmp_path: Path) -> None:
+    cid = CID.of(PROGRAM, RAW)
+    async with Content(ContentStore(tmp_path / "content"), sources=[TimedOut()]) as tools:
+        with pytest.raises(TimeoutError, match="tape robot"):
+            await tools.fetch_elsewhere(cid, ReadLimits())
 
 
 @pytest.mark.parametrize("cid", [CID(1, RAW, 0x13, bytes(64)), CID(1, 0x71, 0x12, bytes(32))])
