@@ -7,7 +7,7 @@ so does this: the input decides what the blocks say, and the CIDs are made to fi
 from __future__ import annotations
 
 from bench.fuzzing.decoder import Bytes
-from protocols.ipfs.cid import CID, DAG_PB, IDENTITY, MAX_IDENTITY_BYTES, RAW
+from protocols.ipfs.cid import CID, DAG_PB, IDENTITY, MAX_DIGEST_BYTES, RAW
 from protocols.ipfs.dag_pb import Link, encode_node
 from protocols.ipfs.errors import ContentUnavailable
 from protocols.ipfs.protobuf import bytes_field, varint_field
@@ -25,18 +25,22 @@ DAG_SEEDS = (
     b"\x00\x01x\x04\x02\x00\x00\x00\x01\x04\x01\x01\x00",
     b"\x01\x06\x0a\x04\x08\x02\x18\x00",
     b"\x02\x01\x06\x0a\x04\x08\x02\x18\x00",
+    b"\x05\x04hash\x00\x00\x00\x00",
 )
-"""A raw block, a file of two, a bomb, nested directories, a node by its bytes, an inline one."""
+"""A raw block, a file of two, a bomb, nested directories, a node by its bytes, an inline one, a digest cut short."""
 
 
 class Blocks:
     """Blocks by multihash."""
 
     def __init__(self) -> None:
+        self.sent: list[tuple[CID, bytes]] = []
+        """Every block under the CID it was kept under, as an honest gateway would send them."""
         self._by_multihash: dict[bytes, bytes] = {}
 
     def put(self, cid: CID, block: bytes) -> None:
         """Keep a block."""
+        self.sent.append((cid, block))
         self._by_multihash[cid.multihash] = block
 
     def get(self, cid: CID) -> bytes:
@@ -84,7 +88,7 @@ class _Dag:
 
     def _inline(self) -> None:
         codec = RAW if self._source.byte() & 1 == 0 else DAG_PB
-        content = self._source.take(self._source.byte() % (MAX_IDENTITY_BYTES + 1))
+        content = self._source.take(self._source.byte() % (MAX_DIGEST_BYTES + 1))
         self.made.append((CID(1, codec, IDENTITY, content), len(content)))
 
     def _file(self) -> None:
@@ -113,6 +117,8 @@ class _Dag:
         source = self._source
         digest = source.take(source.byte() % 40)
         cid = CID(1, _CODECS[source.byte() % len(_CODECS)], (0x12, 0, 0xB220, 1)[source.byte() % 4], digest)
+        if not cid.verifiable:
+            self.blocks.put(cid, b"x")  # nobody here can say that it is not
         link = bytes_field(1, bytes(cid)) + bytes_field(2, source.take(source.byte() % 8)) + varint_field(3, 1)
         self.keep(DAG_PB, bytes_field(2, link) + bytes_field(1, encode_file(1, b"", [1])), 1)
 

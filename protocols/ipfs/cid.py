@@ -19,12 +19,13 @@ DAG_PB = 0x70
 IDENTITY = 0x00
 SHA2_256 = 0x12
 
-MAX_IDENTITY_BYTES = 128
-"""Longest content that a CID may hold in itself."""
+MAX_DIGEST_BYTES = 128
+"""Longest digest, and so the longest content that a CID may hold in itself."""
 
 _LONGEST_TEXT = 512
+_SHA2_256_BYTES = 32
 _V0_TEXT_LENGTH = 46
-_V0_PREFIX = bytes([SHA2_256, 32])
+_V0_PREFIX = bytes([SHA2_256, _SHA2_256_BYTES])
 _HINT = "give the bare CID, without ipfs://, a gateway's address or a path"
 
 
@@ -66,6 +67,8 @@ class CID:
         Raises InvalidCID.
         """
         cid, end = cls.read(raw)
+        if len(cid.digest) > MAX_DIGEST_BYTES:
+            raise InvalidCID(f"a digest of {len(cid.digest)} bytes is not possible")
         if end != len(raw):
             raise InvalidCID(f"{len(raw) - end} bytes follow a CID")
         if multibase and cid.version == 0:
@@ -74,9 +77,12 @@ class CID:
 
     @classmethod
     def read(cls, raw: bytes, start: int = 0) -> tuple[Self, int]:
-        """The binary CID at `start` and the index after it. Raises InvalidCID."""
+        """The binary CID at `start` and the index after it, whatever its hash function and however long its digest.
+
+        Raises InvalidCID only for broken framing: whoever made the content chose the rest, not whoever sends it.
+        """
         if raw[start : start + 2] == _V0_PREFIX:
-            return cls._with_digest(raw, 0, DAG_PB, SHA2_256, 32, start + 2)
+            return cls._with_digest(raw, 0, DAG_PB, SHA2_256, _SHA2_256_BYTES, start + 2)
         try:
             version, start = decode_varint(raw, start)
             codec, start = decode_varint(raw, start)
@@ -92,8 +98,6 @@ class CID:
     def _with_digest(
         cls, raw: bytes, version: int, codec: int, hash_code: int, length: int, start: int
     ) -> tuple[Self, int]:
-        if length > MAX_IDENTITY_BYTES or (hash_code == SHA2_256 and length != 32):
-            raise InvalidCID(f"a digest of {length} bytes is not possible")
         digest = bytes(raw[start : start + length])
         if len(digest) != length:
             raise InvalidCID("the CID ends inside its digest")
@@ -131,19 +135,25 @@ class CID:
 
     @property
     def verifiable(self) -> bool:
-        """True if the hash function is known here."""
-        return self.hash_code in (SHA2_256, IDENTITY)
+        """True if the hash function is known here, and the digest as long as it makes it."""
+        if self.hash_code == SHA2_256:
+            return len(self.digest) == _SHA2_256_BYTES
+        return self.hash_code == IDENTITY and len(self.digest) <= MAX_DIGEST_BYTES
+
+    def check_verifiable(self) -> None:
+        """Raise UnsupportedContent if nothing here can tell whether a block is what this CID names."""
+        if not self.verifiable:
+            raise UnsupportedContent(
+                f"{self}: hash function 0x{self.hash_code:x} and a digest of {len(self.digest)} bytes are unsupported",
+                hint="sha2-256 and its 32 bytes are what we read",
+            )
 
     def verify(self, block: bytes | memoryview) -> None:
         """Return if `block` is what this CID names.
 
-        Raises InvalidBlock if it is not, UnsupportedContent if the hash function is unknown here.
+        Raises InvalidBlock if it is not, UnsupportedContent if nothing here can tell.
         """
-        if self.hash_code == SHA2_256:
-            matches = hashlib.sha256(block).digest() == self.digest
-        elif self.hash_code == IDENTITY:
-            matches = block == self.digest
-        else:
-            raise UnsupportedContent(f"{self}: hash function 0x{self.hash_code:x} is not supported")
+        self.check_verifiable()
+        matches = block == self.digest if self.inline is not None else hashlib.sha256(block).digest() == self.digest
         if not matches:
             raise InvalidBlock(f"{len(block)} bytes do not match {self}")

@@ -21,7 +21,7 @@ from protocols.ipfs.directory import check_name, resolve_path
 from protocols.ipfs.errors import ContentUnavailable, UnsupportedContent
 from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.kubo import KuboDaemon
-from protocols.ipfs.locks import alone
+from protocols.ipfs.locks import HeldElsewhere, alone
 from protocols.ipfs.pin_polling import PinPolling
 from protocols.ipfs.pinata import Pinata
 from protocols.ipfs.pinning_service import PinningService
@@ -80,7 +80,7 @@ class Content:
                 )
                 await asyncio.to_thread(self.store.keep, verified)
                 return verified.content, source
-        except TimeoutError:
+        except HeldElsewhere:
             raise ContentUnavailable(f"{cid} is being fetched by another flow run, for long") from None
 
     async def resolve(self, root: CID, path: str) -> CID:

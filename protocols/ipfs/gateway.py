@@ -7,6 +7,7 @@ Sources: https://specs.ipfs.tech/http-gateways/trustless-gateway/ and path-gatew
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from millrace.errors import MillraceError
+from millrace.text import printable
 from protocols.ipfs.addresses import check_address, check_host, check_url
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.errors import (
@@ -26,18 +28,23 @@ from protocols.ipfs.errors import (
     InvalidBlock,
     InvalidDag,
     LimitExceeded,
+    StoreFault,
     TruncatedCar,
     UnsupportedContent,
 )
 from protocols.ipfs.http_limits import IDENTITY, capped_body, read_capped, retry_after_seconds
 from protocols.ipfs.reader import MAX_BLOCK_BYTES, ReadLimits, verified
 from protocols.ipfs.standing import Standings
+from protocols.ipfs.threads import in_thread
 from protocols.ipfs.verified import CarCollector, Verified, verify_plain
 
 T = TypeVar("T")
 
 _RAW_TYPE = "application/vnd.ipld.raw"
 _CAR_TYPE = "application/vnd.ipld.car"
+_TYPES_OF_CONTENT = frozenset({_RAW_TYPE, _CAR_TYPE, "application/octet-stream"})
+"""What says of itself that it is what was asked for: bytes of another type may be an error page."""
+
 _QUERIES = {"raw": {"format": "raw"}, "car": {"format": "car", "dag-scope": "entity"}, "": {}}
 _ACCEPTS = {"raw": _RAW_TYPE, "car": f"{_CAR_TYPE}; version=1; order=dfs; dups=n", "": "*/*"}
 _BAD_FORMAT = frozenset({400, 406})
@@ -54,6 +61,8 @@ _CHECK_SECONDS = 10.0
 _MOST_REFUSALS_KEPT = 1000
 _READABLE_OR_NOT = (LimitExceeded, UnsupportedContent, InvalidDag)
 """What verified blocks show of the content itself: the gateway did its part."""
+
+_logger = logging.getLogger(__name__)
 
 
 class NotHere(ContentUnavailable):
@@ -82,6 +91,7 @@ class Gateway:
         self._standings = Standings(clock=clock) if standings is None else standings
         self._clock = clock
         self._refused: dict[bytes, str] = {}
+        self._banned_here = ""
 
     async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
         """The content named `cid`; errors as ContentSource says.
@@ -100,16 +110,32 @@ class Gateway:
         try:
             answer = await self._in_time(ask, timeout_seconds)
         except asyncio.CancelledError:
-            self._standings.note(self.name)  # another was faster
+            await self._note(self._standings.note)  # another was faster
             raise
         except _READABLE_OR_NOT:
-            self._standings.note(self.name, success=True)
+            await self._note(partial(self._standings.note, success=True))
             raise
         except (ContentUnavailable, ContentRefused, InvalidBlock) as error:
-            self._hold_against(cid, error)
+            await self._hold_against(cid, error)
             raise
-        self._standings.note(self.name, success=True)
+        await self._note(partial(self._standings.note, success=True))
         return answer
+
+    async def _note(self, note: Callable[[str], None]) -> bool:
+        """Call `note` with our name, in a thread: it waits for a lock and for the disk. Whether it could be noted.
+
+        If not, that is all that is lost. The thread ends its work and tells even if nobody waits for it any more.
+        """
+
+        def noted() -> bool:
+            try:
+                note(self.name)
+            except StoreFault as error:
+                _logger.warning("how %s behaved is not on record: %s", self.name, error)
+                return False
+            return True
+
+        return await in_thread(noted)
 
     async def _in_time(self, ask: Callable[[], Awaitable[T]], timeout_seconds: float) -> T:
         try:
@@ -128,10 +154,8 @@ class Gateway:
 
     def _check_may_be_asked(self, cid: CID) -> None:
         standing = self._standings.of(self.name)
-        if standing.banned:
-            raise ContentRefused(
-                f"{self.name} is not asked any more: {standing.banned}", hint=f"millrace forgive {self.name}"
-            )
+        if banned := standing.banned or self._banned_here:
+            raise ContentRefused(f"{self.name} is not asked any more: {banned}", hint=f"millrace forgive {self.name}")
         if cid.multihash in self._refused:
             raise ContentRefused(self._refused[cid.multihash])
         wait_seconds = standing.resting_until - self._clock()
@@ -140,18 +164,21 @@ class Gateway:
                 f"{self.name} wants to be left alone for {wait_seconds:.0f} s more", retry_after_seconds=wait_seconds
             )
 
-    def _hold_against(self, cid: CID, error: MillraceError) -> None:
+    async def _hold_against(self, cid: CID, error: MillraceError) -> None:
         if isinstance(error, InvalidBlock):
-            self._standings.ban(self.name, f"for {cid} {error.message}")
+            reason = f"for {cid} {error.message}"
+            self._banned_here = reason
+            if await self._note(partial(self._standings.ban, reason=reason)):
+                self._banned_here = ""  # it is on record, where it can be forgiven
         elif isinstance(error, ContentRefused):
             if len(self._refused) < _MOST_REFUSALS_KEPT:
                 self._refused[cid.multihash] = error.message
-            self._standings.note(self.name, error=True)
+            await self._note(partial(self._standings.note, error=True))
         elif isinstance(error, NotHere):
-            self._standings.note(self.name)
+            await self._note(self._standings.note)
         else:
             wish_seconds = error.retry_after_seconds if isinstance(error, ContentUnavailable) else None
-            self._standings.note(self.name, error=True, rest_seconds=wish_seconds or 0.0)
+            await self._note(partial(self._standings.note, error=True, rest_seconds=wish_seconds or 0.0))
 
     async def check(self) -> str:
         """Return "" if the gateway answers as one does: with nothing, asked for the block that its CID says is empty.
@@ -252,8 +279,9 @@ class Gateway:
             return await asyncio.to_thread(prove)
         except InvalidBlock as error:
             # An error page with a wrong status is a fault, not a lie; nor is what the network may have cut off.
-            if _type_of(response) == "text/html":
-                raise ContentUnavailable(f"{self.name} sent a web page instead of the content") from None
+            if (said := _type_of(response)) not in _TYPES_OF_CONTENT:
+                kind = "a web page" if said == "text/html" else printable(said, 80) or "something of no type"
+                raise ContentUnavailable(f"{self.name} sent {kind} instead of the content") from None
             if not _has_an_end(response):
                 raise ContentUnavailable(f"{self.name}: {error.message}, and it may have been cut short") from None
             raise

@@ -116,7 +116,10 @@ class Pinata:
                 answer = await self._service.ask("GET", f"{self._api_url}/v3/files/public/{quote(requestid, safe='')}")
             except NotFound:
                 return False
-            return _names(_text(answer.get("data") if isinstance(answer, dict) else None, "cid"), cid)
+            record = answer.get("data") if isinstance(answer, dict) else None
+            if isinstance(record, dict) and "cid" in record and record["cid"] is None:
+                return False  # it is still at work on the file
+            return _names(_text(record, "cid"), cid)
         answer = await self._service.ask("GET", f"{self._api_url}/v3/files/public", params={"cid": str(cid)})
         listed = _items(answer.get("data") if isinstance(answer, dict) else None, "files")
         return any(_names(file.get("cid"), cid) for file in listed)

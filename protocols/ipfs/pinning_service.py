@@ -136,7 +136,10 @@ class PinningService:
         return _same(_read(_PinStatus, answer), cid)
 
     async def _settled(self, cid: CID, requestid: str) -> _PinStatus | None:
-        found = await self._status(cid, requestid)
+        try:
+            found = await self._status(cid, requestid)
+        except NotFound:
+            return None  # it said yes a moment ago: not every server of theirs knows yet
         return found if found.status in (_Status.pinned, _Status.failed) else None
 
 

@@ -107,7 +107,7 @@ def walk_dag(root: CID, block_of: BlockOf, limits: ReadLimits) -> Iterator[tuple
 
 def verified(cid: CID, block_of: BlockOf) -> bytes:
     """The block named `cid`, checked. Raises InvalidBlock; UnsupportedContent before anything is read."""
-    check_verifiable(cid)
+    cid.check_verifiable()
     block = cid.inline if cid.inline is not None else block_of(cid)
     if len(block) > MAX_BLOCK_BYTES:
         raise BlockTooLarge(f"{cid}: a block of {len(block)} bytes is larger than any may be")
@@ -115,15 +115,9 @@ def verified(cid: CID, block_of: BlockOf) -> bytes:
     return block
 
 
-def check_verifiable(cid: CID) -> None:
-    """Raise UnsupportedContent if nothing here can tell whether a block is what `cid` names."""
-    if not cid.verifiable:
-        raise UnsupportedContent(f"{cid}: hash function 0x{cid.hash_code:x} is not supported", hint="sha2-256 is")
-
-
 def check_readable(cid: CID) -> None:
     """Raise UnsupportedContent if no file of that name can be read here, whatever its blocks are."""
-    check_verifiable(cid)
+    cid.check_verifiable()
     if cid.codec not in (RAW, DAG_PB):
         raise UnsupportedContent(f"{cid}: codec 0x{cid.codec:x} is not supported", hint="raw and dag-pb are")
 

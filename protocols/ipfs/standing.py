@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from millrace.text import printable
 from protocols.ipfs.atomic import disk_of, write_atomically
 from protocols.ipfs.locks import held
 
@@ -17,13 +21,15 @@ _ERROR_WEIGHT = 3
 _MOST_ATTEMPTS = 100
 """From here on all counts are halved, so that a gateway can mend its ways, and lose them."""
 
+_LOCK_SECONDS = 5.0
+
 _logger = logging.getLogger(__name__)
 
 
 class Standing(BaseModel):
     """What is known about one gateway."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     attempts: int = 0
     successes: int = 0
@@ -43,28 +49,57 @@ class _File(RootModel[dict[str, Standing]]):
     pass
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a file of standings tells, and `damaged`, all of its bytes, if some of it could not be read."""
+
+    standings: dict[str, Standing]
+    damaged: bytes | None = None
+
+
 class Standings:
     """The standing of each gateway by its address, in the file `path`; in memory only if that is None.
 
-    Any number of processes may share the file. `clock` gives Unix seconds. Raises StoreFault if it cannot be kept.
+    Any number of processes may share the file. `clock` gives Unix seconds. What changes it blocks: for its lock at
+    most `lock_seconds`, then for the disk. Raises StoreFault if it cannot be kept.
     """
 
-    def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        lock_seconds: float = _LOCK_SECONDS,
+    ) -> None:
         self.path = path
         self._clock = clock
+        self._lock_seconds = lock_seconds
+        self._memory_lock = threading.Lock()
         self._in_memory: dict[str, Standing] = {}
 
     def all(self) -> dict[str, Standing]:
         """Everything that is known."""
-        if self.path is None:
-            return dict(self._in_memory)
+        return dict(self._in_memory) if self.path is None else self._read(self.path).standings
+
+    @staticmethod
+    def _read(path: Path) -> _Known:
+        with disk_of(path.parent):
+            try:
+                raw = path.read_bytes()
+            except FileNotFoundError:
+                return _Known({})
         try:
-            return _File.model_validate_json(self.path.read_bytes()).root
-        except FileNotFoundError:
-            return {}
-        except ValidationError:
-            _logger.warning("%s cannot be read: every gateway begins anew", self.path)
-            return {}
+            entries = json.loads(raw)
+        except (ValueError, RecursionError):
+            entries = None
+        if not isinstance(entries, dict):
+            _logger.warning("%s cannot be read: every gateway begins anew", path)
+            return _Known({}, raw)
+        read = {name: _standing(entry) for name, entry in entries.items()}
+        broken = sorted(name for name, (_, whole) in read.items() if not whole)
+        if broken:
+            _logger.warning("%s cannot be read in full: what it says of %s", path, printable(", ".join(broken), 500))
+        return _Known({name: standing for name, (standing, _) in read.items()}, raw if broken else None)
 
     def of(self, name: str) -> Standing:
         """The standing of one gateway."""
@@ -103,11 +138,32 @@ class Standings:
 
     def _change(self, name: str, change: Callable[[Standing], Standing | None]) -> None:
         if self.path is None:
-            self._in_memory = _changed(self._in_memory, name, change)
+            with self._memory_lock:
+                self._in_memory = _changed(self._in_memory, name, change)
             return
-        with disk_of(self.path.parent), held(self.path.with_suffix(".lock")):
-            known = _changed(self.all(), name, change)
-            write_atomically(self.path, [_File(known).model_dump_json(indent=1).encode()])
+        with disk_of(self.path.parent), held(self.path.with_suffix(".lock"), self._lock_seconds):
+            known = self._read(self.path)
+            if known.damaged is not None:
+                self._set_aside(self.path, known.damaged)
+            standings = _changed(known.standings, name, change)
+            write_atomically(self.path, [_File(standings).model_dump_json(indent=1).encode()])
+
+    def _set_aside(self, path: Path, damaged: bytes) -> None:
+        """Keep what is about to be written over: whoever was banned in it can still be read there by a person."""
+        aside = path.with_suffix(f".damaged-{self._clock():.0f}")
+        write_atomically(aside, [damaged])
+        _logger.error("%s was damaged and is now %s: look there for who was banned", path, aside)
+
+
+def _standing(entry: object) -> tuple[Standing, bool]:
+    """What `entry` tells, as far as it can be read, and whether that is all of it: a ban outlives a broken count."""
+    try:
+        return Standing.model_validate(entry), True
+    except ValidationError as error:
+        if not isinstance(entry, dict):
+            return Standing(), False
+        broken = {problem["loc"][0] for problem in error.errors()}
+        return Standing.model_validate({field: said for field, said in entry.items() if field not in broken}), False
 
 
 def _changed(

@@ -25,7 +25,7 @@ _LONGEST_REST_SECONDS = 60.0
 _REFUSED_REST_SECONDS = 300.0
 
 _SHORTEST_KEY = 16
-"""A shorter part of a path is a word like `mainnet`, which must stay readable."""
+"""A shorter part of a path or a query is a word like `mainnet`, which must stay readable."""
 
 _logger = logging.getLogger(__name__)
 
@@ -48,12 +48,16 @@ def endpoint_label(url: str) -> str:
 
 
 def _secrets_in(url: str) -> list[str]:
-    """What may be a provider's key: path, its long parts, query, its values, user, password; quoted or not."""
+    """What may be a provider's key: user, password, path, query and the parts of both, if long; quoted or not."""
     parts = urlsplit(url)
     values = [value for _, value in parse_qsl(parts.query)]
-    pieces = [piece for piece in parts.path.split("/") if len(piece) >= _SHORTEST_KEY]
-    found = [parts.path.strip("/"), *pieces, parts.query, *values, parts.username or "", parts.password or ""]
-    return [*found, *map(unquote, found)]
+    words = _quoted_or_not([parts.path.strip("/"), *parts.path.split("/"), parts.query, *values])
+    account = _quoted_or_not([parts.username or "", parts.password or ""])
+    return [*account, *(word for word in words if len(word) >= _SHORTEST_KEY)]
+
+
+def _quoted_or_not(words: list[str]) -> list[str]:
+    return [*words, *map(unquote, words)]
 
 
 def _genesis_hash(answer: str, label: str) -> str:

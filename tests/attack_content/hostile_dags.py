@@ -7,7 +7,7 @@ import base64
 from localnet.ipfs import Faults
 from localnet.ipfs.blockstore import BlockStore
 from protocols.ipfs.car import write_car
-from protocols.ipfs.cid import CID, DAG_PB, RAW
+from protocols.ipfs.cid import CID, DAG_PB, RAW, SHA2_256
 from protocols.ipfs.dag_pb import Link, encode_node
 from protocols.ipfs.unixfs import encode_file
 from protocols.ipfs.varint import encode_varint
@@ -43,6 +43,17 @@ def cyclic() -> tuple[CID, Faults]:
     root_block = encode_node([Link(child, "", 9)], encode_file(9, block_sizes=[9]))
     root = CID.of(root_block, DAG_PB)
     return root, car_fault(b"".join(write_car(root, [(root, root_block), (child, root_block)])))
+
+
+def unverifiable(digest: bytes, hash_code: int = SHA2_256) -> tuple[CID, Faults]:
+    """A file of three levels whose leaf's name nobody can check here, in the correct CAR that any gateway sends."""
+    leaf = CID(1, RAW, hash_code, digest)
+    blocks = [(leaf, b"the leaf")]
+    for _ in range(2):
+        block = encode_node([Link(blocks[0][0], "", 8)], encode_file(8, block_sizes=[8]))
+        blocks.insert(0, (CID.of(block, DAG_PB), block))
+    root = blocks[0][0]
+    return root, car_fault(b"".join(write_car(root, blocks)))
 
 
 def claims_a_gigabyte(root: CID) -> Faults:

@@ -8,6 +8,7 @@ honest gateway beside it we get the right bytes all the same.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 import tracemalloc
@@ -29,9 +30,11 @@ from protocols.ipfs.errors import (
     ContentRefused,
     ContentUnavailable,
     InvalidBlock,
+    InvalidDag,
     LimitExceeded,
     PublishFailed,
     PublishRefused,
+    UnsupportedContent,
 )
 from protocols.ipfs.gateway import Gateway
 from protocols.ipfs.importer import import_file
@@ -310,6 +313,28 @@ async def test_cyclic_dag(hostile: IpfsLocalnet, settings: IpfsSettings, data_di
         with pytest.raises(ContentRefused, match="do not match"):
             await fetched(str(root), settings, data_dir)
     assert Standings(data_dir / STANDINGS_FILE).of(hostile.gateway_url).banned
+
+
+DIGESTS = {
+    "sha2-256 cut to 20 bytes": (hashlib.sha256(b"the leaf").digest()[:20], 0x12),
+    "sha2-256 of no bytes": (b"", 0x12),
+    "sha2-256 of 33 bytes": (bytes(33), 0x12),
+    "sha2-512": (hashlib.sha512(b"the leaf").digest(), 0x13),
+    "longer than any digest": (bytes(200), 0x13),
+    "longer than what a CID may hold": (bytes(129), 0x00),
+}
+
+
+@pytest.mark.parametrize(("digest", "hash_code"), DIGESTS.values(), ids=DIGESTS)
+async def test_a_leaf_whose_name_cannot_be_checked(
+    hostile: IpfsLocalnet, settings: IpfsSettings, data_dir: Path, digest: bytes, hash_code: int
+) -> None:
+    """The job's author chose the digest: otherwise each such job has every honest gateway banned for good."""
+    root, faults = hostile_dags.unverifiable(digest, hash_code)
+    hostile.misbehave("gateway", faults)
+    with pytest.raises((UnsupportedContent, InvalidDag), match="digest of"):
+        await fetched(str(root), settings, data_dir)
+    assert not Standings(data_dir / STANDINGS_FILE).of(hostile.gateway_url).banned
 
 
 @pytest.mark.parametrize("make", [hostile_dags.exponential, hostile_dags.heavy])

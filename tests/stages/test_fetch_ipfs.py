@@ -15,7 +15,7 @@ from localnet.ipfs import Faults, IpfsLocalnet
 from millrace.errors import MillraceError, Permanent
 from millrace.settings import IpfsSettings
 from protocols.ipfs.cid import CID, RAW
-from protocols.ipfs.content import open_content
+from protocols.ipfs.content import Content, open_content
 from protocols.ipfs.directory import import_directory
 from protocols.ipfs.errors import (
     ContentRefused,
@@ -30,6 +30,9 @@ from protocols.ipfs.errors import (
 from protocols.ipfs.locks import alone
 from protocols.ipfs.profiles import Profile
 from protocols.ipfs.race import HEDGE_SECONDS
+from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.store import ContentStore
+from protocols.ipfs.verified import Verified
 from stages.fetch.ipfs import Fetched, fetch_content
 
 PROGRAM = b"print(6 * 7)\n"
@@ -310,6 +313,28 @@ async def test_a_flow_run_waits_no_longer_than_its_deadline_for_another_to_fetch
         assert (await fetch_content(cid, MOST_BYTES, content=tools)).source == network.gateway_url
 
 
+class TimedOut:
+    """A source of somebody's own whose deadline passes in a way it did not think of."""
+
+    name = "somebody's own"
+
+    async def check(self) -> str:
+        return ""
+
+    async def fetch(self, cid: CID, limits: ReadLimits, timeout_seconds: float) -> Verified:
+        raise TimeoutError("the tape robot is asleep")
+
+    async def fetch_block(self, cid: CID, timeout_seconds: float) -> bytes:
+        raise TimeoutError("the tape robot is asleep")
+
+
+async def test_a_timeout_while_fetching_is_not_taken_for_another_flow_run(tmp_path: Path) -> None:
+    cid = CID.of(PROGRAM, RAW)
+    async with Content(ContentStore(tmp_path / "content"), sources=[TimedOut()]) as tools:
+        with pytest.raises(TimeoutError, match="tape robot"):
+            await tools.fetch_elsewhere(cid, ReadLimits())
+
+
 @pytest.mark.parametrize("cid", [CID(1, RAW, 0x13, bytes(64)), CID(1, 0x71, 0x12, bytes(32))])
 async def test_a_cid_that_cannot_be_read_here_is_refused_before_anybody_is_asked(
     network: IpfsLocalnet, tmp_path: Path, cid: CID
@@ -328,18 +353,24 @@ async def test_a_quota_that_pinned_content_fills_is_a_clear_error(network: IpfsL
     assert "MILLRACE_IPFS__QUOTA_BYTES" in caught.value.hint
 
 
-@pytest.mark.parametrize("in_the_way", ["content/.fetching", "gateways.json"])
 async def test_a_data_folder_that_cannot_be_written_is_a_fault_of_the_store(
-    network: IpfsLocalnet, tmp_path: Path, in_the_way: str
+    network: IpfsLocalnet, tmp_path: Path
 ) -> None:
-    (tmp_path / in_the_way).parent.mkdir(exist_ok=True)
-    if in_the_way.endswith(".json"):
-        (tmp_path / "gateways.lock").mkdir()
-    else:
-        (tmp_path / in_the_way).write_text("a file where the folder should be")
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / ".fetching").write_text("a file where the folder should be")
     async with open_content(settings(network, "gateway"), tmp_path) as tools:
         with pytest.raises(StoreFault):
             await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
+
+
+async def test_gateways_that_cannot_be_noted_cost_no_content(
+    network: IpfsLocalnet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gateways.lock").mkdir()
+    async with open_content(settings(network, "gateway"), tmp_path) as tools:
+        fetched = await fetch_content(network.add(PROGRAM), MOST_BYTES, content=tools)
+        assert tools.store.get(fetched.cid) == PROGRAM
+    assert "not on record" in caplog.text
 
 
 def test_a_gateway_of_plain_http_is_refused_when_the_content_is_opened(tmp_path: Path) -> None:

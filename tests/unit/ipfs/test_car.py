@@ -78,6 +78,12 @@ def test_a_mutated_car_is_rejected_or_gives_the_identical_bytes(data: st.DataObj
     assert content == CONTENT
 
 
+def test_a_cid_that_ends_inside_its_digest_breaks_the_framing() -> None:
+    cut = bytes(CID(1, RAW, 0x12, bytes(20)))[:-1]
+    with pytest.raises(InvalidBlock, match="inside its digest"):
+        read(b"".join(write_car(ROOT, [])) + encode_varint(len(cut)) + cut)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_car_or_refused_by_name(raw: bytes) -> None:
     parser = CarParser()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import fcntl
 import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -120,6 +125,29 @@ async def test_wrong_bytes_are_refused_and_their_sender_is_not_asked_again(
     assert len(trustless.service.requests) == 1
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "text/html", "image/png"])
+async def test_an_error_page_of_any_type_with_a_wrong_status_is_no_lie(
+    network: IpfsLocalnet, either: Asked, kind: str
+) -> None:
+    page = base64.b64encode(b'{"error": "too many requests"}').decode()
+    either.service.faults = Faults(answer_base64=page, answer_type=kind, times=1)
+    cid = CID.parse(network.add(SMALL))
+    with pytest.raises(ContentUnavailable, match="instead of the content"):
+        await either.fetch(cid)
+    assert (either.banned, either.standings.of(either.gateway.name).errors) == ("", 1)
+    assert await either.fetch(cid) == SMALL
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.ipld.raw", "application/octet-stream"])
+async def test_wrong_bytes_that_claim_to_be_the_block_are_a_lie(
+    network: IpfsLocalnet, either: Asked, kind: str
+) -> None:
+    either.service.faults = Faults(answer_base64=base64.b64encode(b"else").decode(), answer_type=kind)
+    with pytest.raises(InvalidBlock):
+        await either.fetch(CID.parse(network.add(SMALL)))
+    assert either.banned
+
+
 async def test_wrong_plain_bytes_are_refused(network: IpfsLocalnet, legacy: Asked) -> None:
     legacy.service.faults = Faults(wrong_bytes=True)
     with pytest.raises(InvalidBlock):
@@ -195,7 +223,8 @@ async def test_what_may_have_been_cut_by_the_network_is_no_lie() -> None:
     """A body without length and chunks just ends, whoever ended it."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=httpx.ByteStream(SMALL[:-1]))
+        headers = {"Content-Type": "application/vnd.ipld.raw"}
+        return httpx.Response(200, headers=headers, stream=httpx.ByteStream(SMALL[:-1]))
 
     standings = Standings()
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
@@ -217,6 +246,60 @@ async def test_content_under_a_hash_that_is_unknown_here_bans_nobody(network: Ip
     with pytest.raises(UnsupportedContent):
         await trustless.fetch(root)
     assert trustless.banned == ""
+
+
+@pytest.fixture
+def locked_file(tmp_path: Path) -> Iterator[Path]:
+    """A file of standings whose lock another process has, and keeps."""
+    with (tmp_path / "gateways.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield tmp_path / "gateways.json"
+
+
+async def test_content_is_not_lost_with_the_note_of_who_gave_it_and_the_loop_goes_on_meanwhile(
+    network: IpfsLocalnet, client: httpx.AsyncClient, locked_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process stopped with the lock in its hands stopped every other flow run's event loop, for ever."""
+    cid = CID.parse(network.add(SMALL))
+    standings = Standings(locked_file, lock_seconds=1.0)
+    gateway = Gateway(network.gateway_url, client, allow_private=True, standings=standings)
+    longest_seconds = 0.0
+    fetching = asyncio.create_task(gateway.fetch(cid, LIMITS, SECONDS))
+    while not fetching.done():
+        before = time.monotonic()
+        await asyncio.wait([fetching], timeout=0.01)
+        longest_seconds = max(longest_seconds, time.monotonic() - before)
+    assert (await fetching).content == SMALL
+    assert longest_seconds < 0.8
+    assert "not on record" in caplog.text
+    assert standings.all() == {}
+
+
+async def test_who_lies_is_banned_here_even_if_it_cannot_be_noted(
+    network: IpfsLocalnet, client: httpx.AsyncClient, locked_file: Path
+) -> None:
+    cid = CID.parse(network.add(SMALL))
+    network.misbehave("gateway", Faults(wrong_bytes=True, times=1))
+    standings = Standings(locked_file, lock_seconds=0.0)
+    gateway = Gateway(network.gateway_url, client, allow_private=True, standings=standings)
+    with pytest.raises(InvalidBlock):
+        await gateway.fetch(cid, LIMITS, SECONDS)
+    with pytest.raises(ContentRefused, match="not asked any more"):
+        await gateway.fetch(cid, LIMITS, SECONDS)
+
+
+async def test_who_was_overtaken_is_noted_although_the_request_was_cancelled(
+    network: IpfsLocalnet, trustless: Asked
+) -> None:
+    network.misbehave("gateway", Faults(hang_seconds=30))
+    fetching = asyncio.create_task(trustless.fetch(CID.parse(network.add(SMALL))))
+    while not trustless.service.requests:
+        await asyncio.wait([fetching], timeout=0.01)
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    standing = trustless.standings.of(trustless.gateway.name)
+    assert (standing.attempts, standing.successes, standing.errors) == (1, 0, 0)
 
 
 async def test_a_redirect_to_somebody_else_is_not_followed(network: IpfsLocalnet, trustless: Asked) -> None:

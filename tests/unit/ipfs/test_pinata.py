@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Callable
@@ -239,6 +240,30 @@ async def test_what_may_have_arrived_is_asked_for_before_it_is_sent_again(
         await pinata.publish(cid, content, "result")
     assert (await pinata.publish(cid, content, "result")).place == "pinata"
     assert len(sent(network)) == 1
+
+
+def _at_work(times: int) -> Faults:
+    """The record of a file whose CID is not known yet."""
+    record = base64.b64encode(b'{"data":{"id":"x","cid":null}}').decode()
+    return Faults(answer_base64=record, answer_type="application/json", path="/v3/files/public/", times=times)
+
+
+async def test_a_file_that_pinata_is_still_at_work_on_is_asked_about_again(
+    network: IpfsLocalnet, pinata: Pinata
+) -> None:
+    content = LARGE + b"at work"  # the network keeps the pins of other tests
+    network.misbehave("pinata", _at_work(2))
+    assert (await pinata.publish(import_file(content).cid, content, "result")).place == "pinata"
+    assert len(sent(network)) == 1
+
+
+async def test_a_file_that_pinata_never_ends_to_work_on_is_given_up_at_the_deadline(
+    network: IpfsLocalnet, pinata: Pinata
+) -> None:
+    content = LARGE + b"at work for ever"
+    network.misbehave("pinata", _at_work(-1))
+    with pytest.raises(PublishFailed, match="not pinned after 60 s"):
+        await pinata.publish(import_file(content).cid, content, "result")
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["file", "car"])

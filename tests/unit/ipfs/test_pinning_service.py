@@ -88,6 +88,24 @@ async def test_a_request_that_is_still_on_its_way_is_followed_and_not_repeated(
     assert [line for line in asked(network) if line.startswith("POST")] == ["POST /pins"]
 
 
+async def test_a_request_that_the_service_does_not_know_yet_is_asked_about_again(
+    network: IpfsLocalnet, service: PinningService, content: bytes
+) -> None:
+    """Its 202 came from one server and the 404 from another that had not heard of it: that was final."""
+    cid = CID.parse(network.add(content))
+    network.misbehave("pinning_service", Faults(status=404, path="/pins/", times=2))
+    assert (await service.publish(cid, content, "result")).place == "pinning service"
+    assert [line for line in asked(network) if line.startswith("POST")] == ["POST /pins"]
+
+
+async def test_a_request_that_the_service_never_knows_is_given_up_at_the_deadline(
+    network: IpfsLocalnet, service: PinningService, content: bytes
+) -> None:
+    network.misbehave("pinning_service", Faults(status=404, path="/pins/"))
+    with pytest.raises(PublishFailed, match="not pinned after 60 s"):
+        await service.publish(CID.parse(network.add(content)), content, "result")
+
+
 async def test_a_pin_that_failed_says_why_and_is_replaced_next_time(
     network: IpfsLocalnet, service: PinningService, content: bytes
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +67,45 @@ def test_a_file_that_cannot_be_read_begins_anew(path: Path, caplog: pytest.LogCa
     assert str(path) in caplog.text
     Standings(path).note(A, success=True)
     assert Standings(path).of(A).successes == 1
+
+
+def test_a_field_of_another_version_is_ignored(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It made everything unknown, and the next note wrote over every ban."""
+    path.write_text(json.dumps({A: {"banned": "it lied", "mood": "bad"}, B: {"successes": 3}}))
+    Standings(path).note(B, success=True)
+    assert (Standings(path).of(A).banned, Standings(path).of(B).successes) == ("it lied", 4)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("broken", [7, None, [], {"attempts": "many"}, {"banned": 7}])
+def test_one_broken_entry_costs_no_other_its_standing(
+    path: Path, caplog: pytest.LogCaptureFixture, broken: object
+) -> None:
+    written = json.dumps({A: {"banned": "it lied"}, B: broken})
+    path.write_text(written)
+    assert Standings(path).of(B).score == math.inf
+    assert B in caplog.text
+    Standings(path, clock=lambda: 5.0).note(C, success=True)
+    assert Standings(path).of(A).banned == "it lied"
+    assert path.with_suffix(".damaged-5").read_text() == written
+
+
+def test_a_ban_outlives_a_broken_field_beside_it(path: Path) -> None:
+    path.write_text(json.dumps({A: {"banned": "it lied", "banned_at": "yesterday", "attempts": []}}))
+    Standings(path).note(B)
+    assert Standings(path).of(A).banned == "it lied"
+
+
+@pytest.mark.parametrize("written", ["{", "[]", "7", "[" * 100_000, "\udcff"])
+def test_a_file_that_cannot_be_read_is_set_aside_before_it_is_written_over(
+    path: Path, caplog: pytest.LogCaptureFixture, written: str
+) -> None:
+    path.write_text(written, errors="surrogateescape")
+    Standings(path, clock=lambda: 5.0).note(A)
+    aside = path.with_suffix(".damaged-5")
+    assert aside.read_text(errors="surrogateescape") == written
+    assert str(aside) in caplog.text
+    assert list(Standings(path).all()) == [A]
 
 
 def test_nothing_is_lost_between_many_writers(path: Path) -> None:

@@ -18,6 +18,7 @@ from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from localnet.solana import SolanaLocalnet
+from millrace import redaction
 from millrace.errors import Permanent, Transient, UnknownOutcome
 from millrace.redaction import MASK, redact
 from protocols.solana import queries
@@ -382,6 +383,21 @@ async def test_no_part_of_an_url_beyond_its_host_is_ever_shown(
     assert SECRET not in shown
     assert f"http://{host}" in str(caught.value)
     assert redact(f"see {url}") == f"see http://user:{MASK}@{host}/?{MASK}"
+
+
+async def test_short_words_of_an_address_stay_readable_and_long_ones_are_masked(
+    net: SolanaLocalnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mainnet` at the end of an address was masked in everything that anybody printed."""
+    monkeypatch.setattr(redaction, "_secrets", set())
+    user = "account"
+    url = net.url.replace("http://", f"http://{user}@")
+    async with (
+        SolanaRpc([f"{url}/mainnet?cluster=devnet"], genesis_hash=""),
+        SolanaRpc([f"{net.url}/{SECRET}-path?a=b&key={SECRET}-query"], genesis_hash=""),
+    ):
+        assert redact("mainnet devnet cluster=devnet") == "mainnet devnet cluster=devnet"
+        assert redact(f"{user} {SECRET}-path {SECRET}-query") == f"{MASK} {MASK} {MASK}"
 
 
 async def test_a_forbidden_endpoint_is_refused_for_good_with_a_hint(net: SolanaLocalnet) -> None:
