@@ -73,9 +73,9 @@ class Hierarchy(Protocol):
         ...
 
 
-def join(folders: Sequence[Path], command: Sequence[str]) -> list[str]:
-    """`command`, behind a shell that moves itself into the groups at `folders` first."""
-    steps = "".join(f'echo 0 > "${n}/cgroup.procs" || exit {MISSING_EXIT_CODE}; ' for n in range(1, len(folders) + 1))
+def join(folders: Sequence[Path], command: Sequence[str], *, file: str = "cgroup.procs") -> list[str]:
+    """`command`, behind a shell that moves itself into the groups at `folders` first, by way of `file` in each."""
+    steps = "".join(f'echo 0 > "${n}/{file}" || exit {MISSING_EXIT_CODE}; ' for n in range(1, len(folders) + 1))
     return ["/bin/sh", "-c", f'{steps}shift {len(folders)}; exec "$@"', "sh", *map(str, folders), *command]
 
 
