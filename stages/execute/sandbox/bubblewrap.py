@@ -87,6 +87,7 @@ class BubblewrapSandbox:
                     ending=ending,
                     exit_code=supervisor.exit_code,
                     oom_kills=group.oom_kills() if group and ending is Ending.exited else 0,
+                    reached_memory_limit=group is None or group.reached_memory_limit(),
                     dead=dead,
                     stdout=supervisor.stdout,
                     stderr=supervisor.stderr,

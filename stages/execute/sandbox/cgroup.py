@@ -36,7 +36,11 @@ class Group(Protocol):
         ...
 
     def oom_kills(self) -> int:
-        """How many processes the kernel killed because the group's memory was used up."""
+        """How many of the group's processes the kernel killed for want of memory, whosever limit it was."""
+        ...
+
+    def reached_memory_limit(self) -> bool:
+        """Whether the group ever wanted more than its own limit: else a kill is not its own doing."""
         ...
 
     def cpu_seconds(self) -> float | None:

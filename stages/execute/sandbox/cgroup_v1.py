@@ -22,6 +22,8 @@ from stages.execute.sandbox.cgroup import (
 from stages.execute.sandbox.owner import is_orphan, is_own
 
 _CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+_CHARGE_BYTES = 64 * 4096
+"""What the kernel takes from a limit at a time (MEMCG_CHARGE_BATCH): so close to it, the next page may be refused."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,19 @@ class GroupV1:
     def oom_kills(self) -> int:
         """The kernel's own count."""
         return counter(self.folders["memory"] / "memory.oom_control", "oom_kill")
+
+    def reached_memory_limit(self) -> bool:
+        """Whether memory ever stood at one of this group's own limits.
+
+        Read from the high-water marks: recent kernels (seen on 6.18) leave `failcnt` at 0.
+        """
+        memory = self.folders["memory"]
+        kinds = [kind for kind in ("memory", "memory.memsw") if (memory / f"{kind}.limit_in_bytes").exists()]
+        return any(
+            int((memory / f"{kind}.max_usage_in_bytes").read_text()) + _CHARGE_BYTES
+            > int((memory / f"{kind}.limit_in_bytes").read_text())
+            for kind in kinds
+        )
 
     def cpu_seconds(self) -> float | None:
         """CPU time, counted in nanoseconds."""
