@@ -367,6 +367,17 @@ def test_only_its_own_memory_limit_makes_a_job_oom(
     assert ("the machine ran out of memory" in outcome.detail) == (status is Status.sandbox_error)
 
 
+def test_the_next_run_removes_the_groups_of_the_dead(grouped: BubblewrapSandbox, stale: Callable[[str], Group]) -> None:
+    """They stayed until a worker was started, which may be never."""
+    with subprocess.Popen(["/bin/true"]) as dead:
+        dead.wait()
+    left = f"millrace-{dead.pid}-1-1-{pid_namespace()}"
+    stale(left)
+    assert folders_of(left)
+    assert run(grouped, "print('ran')").stdout == b"ran\n"
+    assert not folders_of(left)
+
+
 @pytest.mark.parametrize("program", ["sys.exit(152)", "os.kill(os.getpid(), signal.SIGXCPU)"])
 def test_a_job_cannot_have_a_timeout_stated_that_was_none(sandbox: BubblewrapSandbox, program: str) -> None:
     outcome = run(sandbox, program)

@@ -81,6 +81,8 @@ class BubblewrapSandbox:
         return repr((self.tools, binary.st_mtime_ns, self.interpreter, self.slots, where, bpf, os.geteuid()))
 
     def _run(self, spec: Spec, cancel: threading.Event | None) -> Outcome:
+        # Nobody but who comes next removes the groups of a killed worker. On our own time, not on the job's.
+        self.sweep()
         began = time.monotonic()
         with self._slot() as uid, self._group(spec.limits) as group:
             with self._start(spec, uid, group, began, cancel) as supervisor:
