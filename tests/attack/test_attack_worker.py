@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 from attack_case import PRELUDE, limits
 
-from millrace.limits import Limits
+from millrace.limits import MIB, Limits
 from millrace.settings import SandboxSettings, Settings
 from stages.execute.sandbox import Outcome, Spec, Status, missing_tools, open_sandbox
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 from stages.execute.sandbox.cgroup import Group
+from stages.execute.sandbox.cgroup_v1 import HierarchiesV1
 from stages.execute.sandbox.owner import pid_namespace
 
 MISSING = missing_tools()
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: apt install bubblewrap libseccomp2 python3"),
 ]
 
+CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 NAME_ITSELF = "libc.prctl(15, b'{name}', 0, 0, 0)\n"
 
 
@@ -332,6 +334,54 @@ def test_a_run_killed_from_outside_is_not_the_jobs_fault(sandbox: BubblewrapSand
         os.kill(outer, signal.SIGKILL)
         assert running.result().status is Status.sandbox_error
     assert not processes_called(name)
+
+
+MEMORY_V1 = Path("/sys/fs/cgroup/memory")
+FILL = "kept = []\nfor _ in range(300): kept.append(bytearray(b'x' * (1 << 20)))\nprint('BROKEN: had 300 MB')\n"
+
+
+@pytest.mark.skipif(
+    not os.access(MEMORY_V1 / "memory.use_hierarchy", os.W_OK),
+    reason="needs root and control groups of version 1, to put a limit above the run's own",
+)
+@pytest.mark.parametrize(
+    ("own", "above", "status"), [(512, 96, Status.sandbox_error), (64, 200, Status.oom)], ids=["above", "own"]
+)
+def test_only_its_own_memory_limit_makes_a_job_oom(
+    sandbox: BubblewrapSandbox, own: int, above: int, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job within its own limit was called `oom` when a limit above it, or the machine, made the kernel kill it."""
+    parent = f"test-millrace-{os.getpid()}-{own}"
+    plain = HierarchiesV1._group
+    monkeypatch.setattr(HierarchiesV1, "_group", lambda self, name: plain(self, f"{parent}/{name}"))
+    folders = [folder / parent for folder in {Path("/sys/fs/cgroup", n).resolve() for n in CONTROLLERS_V1}]
+    for folder in folders:
+        folder.mkdir()
+    try:
+        (MEMORY_V1 / parent / "memory.limit_in_bytes").write_text(str(above * MIB))
+        outcome = run(sandbox, FILL, limits(memory_bytes=own * MIB))
+    finally:
+        for folder in folders:
+            folder.rmdir()
+    assert outcome.status is status, outcome
+    assert ("the machine ran out of memory" in outcome.detail) == (status is Status.sandbox_error)
+
+
+def test_the_next_run_removes_the_groups_of_the_dead(grouped: BubblewrapSandbox, stale: Callable[[str], Group]) -> None:
+    """They stayed until a worker was started, which may be never."""
+    with subprocess.Popen(["/bin/true"]) as dead:
+        dead.wait()
+    left = f"millrace-{dead.pid}-1-1-{pid_namespace()}"
+    stale(left)
+    assert folders_of(left)
+    assert run(grouped, "print('ran')").stdout == b"ran\n"
+    assert not folders_of(left)
+
+
+@pytest.mark.parametrize("program", ["sys.exit(152)", "os.kill(os.getpid(), signal.SIGXCPU)"])
+def test_a_job_cannot_have_a_timeout_stated_that_was_none(sandbox: BubblewrapSandbox, program: str) -> None:
+    outcome = run(sandbox, program)
+    assert (outcome.status, outcome.returncode) == (Status.signal, -signal.SIGXCPU)
 
 
 def test_runs_leave_no_open_files_behind(sandbox: BubblewrapSandbox) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from millrace.limits import Limits, Usage
 from stages.execute.sandbox import selftest
@@ -18,6 +19,7 @@ from stages.execute.sandbox.cgroup import Group, Hierarchy
 from stages.execute.sandbox.interface import Check, Outcome, Spec, Status
 from stages.execute.sandbox.interpreter import Interpreter
 from stages.execute.sandbox.launch import inside_command, launch_command
+from stages.execute.sandbox.libraries import gathered
 from stages.execute.sandbox.owner import new_name
 from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.slots import Slots
@@ -31,7 +33,8 @@ class BubblewrapSandbox:
     """Runs each program in a box of its own.
 
     `hierarchy` is None where the machine offers no control groups, `slots` is None for an ordinary user, who cannot
-    become anybody else. `seccomp_program` is the filter in BPF, `environment` what the first step is started with.
+    become anybody else. `seccomp_program` is the filter in BPF, `environment` what the first step is started with,
+    `cache` the folder for copies of libraries.
     """
 
     tools: Tools
@@ -40,6 +43,7 @@ class BubblewrapSandbox:
     slots: Slots | None
     seccomp_program: bytes
     environment: dict[str, str]
+    cache: Path
 
     @property
     def name(self) -> str:
@@ -77,6 +81,8 @@ class BubblewrapSandbox:
         return repr((self.tools, binary.st_mtime_ns, self.interpreter, self.slots, where, bpf, os.geteuid()))
 
     def _run(self, spec: Spec, cancel: threading.Event | None) -> Outcome:
+        # Nobody but who comes next removes the groups of a killed worker. On our own time, not on the job's.
+        self.sweep()
         began = time.monotonic()
         with self._slot() as uid, self._group(spec.limits) as group:
             with self._start(spec, uid, group, began, cancel) as supervisor:
@@ -87,6 +93,7 @@ class BubblewrapSandbox:
                     ending=ending,
                     exit_code=supervisor.exit_code,
                     oom_kills=group.oom_kills() if group and ending is Ending.exited else 0,
+                    reached_memory_limit=group is None or group.reached_memory_limit(),
                     dead=dead,
                     stdout=supervisor.stdout,
                     stderr=supervisor.stderr,
@@ -120,7 +127,7 @@ class BubblewrapSandbox:
             ours.callback(os.close, report)
             theirs.callback(os.close, report_end)
             fds = Descriptors(handed("program", spec.program), handed("filter", self.seccomp_program), report_end)
-            arguments = handed("arguments", box_arguments(self.interpreter, limits, fds))
+            arguments = handed("arguments", box_arguments(gathered(self.interpreter, self.cache), limits, fds))
             inside = inside_command(self.tools, limits, job_command(self.interpreter), grouped=grouped)
             box = [str(self.tools.bwrap), "--args", str(arguments), *inside]
             command = launch_command(self.tools, limits, uid, box, grouped=grouped)

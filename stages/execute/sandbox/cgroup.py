@@ -36,7 +36,11 @@ class Group(Protocol):
         ...
 
     def oom_kills(self) -> int:
-        """How many processes the kernel killed because the group's memory was used up."""
+        """How many of the group's processes the kernel killed for want of memory, whosever limit it was."""
+        ...
+
+    def reached_memory_limit(self) -> bool:
+        """Whether the group ever wanted more than its own limit: else a kill is not its own doing."""
         ...
 
     def cpu_seconds(self) -> float | None:
@@ -73,9 +77,9 @@ class Hierarchy(Protocol):
         ...
 
 
-def join(folders: Sequence[Path], command: Sequence[str]) -> list[str]:
-    """`command`, behind a shell that moves itself into the groups at `folders` first."""
-    steps = "".join(f'echo 0 > "${n}/cgroup.procs" || exit {MISSING_EXIT_CODE}; ' for n in range(1, len(folders) + 1))
+def join(folders: Sequence[Path], command: Sequence[str], *, file: str = "cgroup.procs") -> list[str]:
+    """`command`, behind a shell that moves itself into the groups at `folders` first, by way of `file` in each."""
+    steps = "".join(f'echo 0 > "${n}/{file}" || exit {MISSING_EXIT_CODE}; ' for n in range(1, len(folders) + 1))
     return ["/bin/sh", "-c", f'{steps}shift {len(folders)}; exec "$@"', "sh", *map(str, folders), *command]
 
 

@@ -23,6 +23,9 @@ _ANCHOR_PROCESSES = 1
 _NEEDED = {"memory", "pids", "cpu"}
 _START = 'sleep "$1" </dev/null >/dev/null 2>&1 & shift; exec "$@"'
 _ANCHOR_GRACE_SECONDS = 30
+_LET_BE = "OOMPolicy=continue"
+"""systemd 253 and later end a scope in which something was killed for want of memory, counters and all; earlier ones
+do not, and do not know the property (systemd.scope(5))."""
 
 
 class SystemdScopes:
@@ -36,6 +39,7 @@ class SystemdScopes:
         self._systemctl = systemctl
         self._user = ["--user"] if runtime_folder else []
         self._environment = {"XDG_RUNTIME_DIR": str(runtime_folder)} if runtime_folder else {}
+        self._let_be = [_LET_BE]
 
     def create(self, name: str, limits: Limits) -> ScopeGroup:
         """A scope that comes into being with the run."""
@@ -44,6 +48,7 @@ class SystemdScopes:
             "MemorySwapMax=0",
             f"TasksMax={limits.processes + OWN_PROCESSES + _ANCHOR_PROCESSES}",
             f"CPUQuota={max(1, round(limits.cpus * 100))}%",
+            *self._let_be,
         ]
         environment = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in self._environment.items())]
         scope = [self._systemd_run, *self._user, "--scope", "--quiet", "--collect", f"--unit={name}.scope"]
@@ -61,6 +66,12 @@ class SystemdScopes:
 
     def works(self) -> bool:
         """Whether a scope can really be had and the controllers we need are handed down to it."""
+        if self._hands_down():
+            return True
+        self._let_be = []
+        return self._hands_down()
+
+    def _hands_down(self) -> bool:
         try:
             return self._controllers() >= _NEEDED
         except (OSError, subprocess.SubprocessError):
@@ -112,8 +123,16 @@ class ScopeGroup:
         return True
 
     def oom_kills(self) -> int:
-        """The kernel's own count; 1 if the scope is gone: only systemd ends it early, and only for want of memory."""
+        """The kernel's own count; 1 if the scope is gone: ended from outside, mostly for want of memory."""
         return self._group.oom_kills() if self._group else 1
+
+    def reached_memory_limit(self) -> bool:
+        """Whether memory ran out at the scope's own limit.
+
+        systemd lets a scope be whose own limit is reached (see `_LET_BE`): a scope that is gone was ended for the
+        machine's sake, or by a person.
+        """
+        return self._group is not None and self._group.reached_memory_limit()
 
     def cpu_seconds(self) -> float | None:
         """CPU time of the whole scope."""

@@ -95,6 +95,10 @@ class GroupV2:
         """The kernel's own count."""
         return counter(self.folder / "memory.events", "oom_kill")
 
+    def reached_memory_limit(self) -> bool:
+        """Whether memory ran out at this group's own limit: `oom` counts there, `oom_kill` where the victim was."""
+        return counter(self.folder / "memory.events", "oom") > 0
+
     def cpu_seconds(self) -> float | None:
         """CPU time, counted in microseconds."""
         return counter(self.folder / "cpu.stat", "usage_usec") / 1e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from millrace.errors import Declined, DeclineReason
 from millrace.settings import Settings
@@ -11,6 +12,7 @@ from stages.execute.sandbox.hierarchies import find_hierarchy
 from stages.execute.sandbox.interface import Sandbox
 from stages.execute.sandbox.interpreter import examine_interpreter, find_interpreter
 from stages.execute.sandbox.launch import CLEAN_ENVIRONMENT
+from stages.execute.sandbox.libraries import SHARED_CACHE
 from stages.execute.sandbox.seccomp import allow_list_program
 from stages.execute.sandbox.slots import Slots
 from stages.execute.sandbox.tools import find_tools, missing_tools
@@ -46,6 +48,7 @@ def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
     tools, python = find_tools(), find_interpreter(wanted.python)
     assert python is not None
     root, hierarchy = os.geteuid() == 0, find_hierarchy()
+    cache = SHARED_CACHE if root else Path(settings.data_dir).resolve() / "sandbox"
     return BubblewrapSandbox(
         tools=tools,
         interpreter=examine_interpreter(python, () if hierarchy else (tools.prlimit,)),
@@ -53,6 +56,7 @@ def open_bubblewrap(settings: Settings) -> BubblewrapSandbox:
         slots=Slots(wanted.first_uid, wanted.slots) if root else None,
         seccomp_program=allow_list_program(),
         environment=dict(CLEAN_ENVIRONMENT),
+        cache=cache,
     )
 
 

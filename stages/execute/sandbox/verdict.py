@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 
 from millrace.limits import Limits, Usage
 from stages.execute.sandbox.cgroup import MISSING_EXIT_CODE
 from stages.execute.sandbox.interface import Outcome, Status
+from stages.execute.sandbox.launch import cpu_seconds_limit
 from stages.execute.sandbox.streams import Kept
 from stages.execute.sandbox.supervisor import Ending
 
 _FIRST_SIGNAL_CODE = 129
 _LAST_SIGNAL_CODE = 192
+_CLOCK_SECONDS = 0.5
+"""How far the kernel's two counts of CPU time, a process's and a group's, may be apart."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Observation:
     stdout: Kept
     stderr: Kept
     usage: Usage
+    reached_memory_limit: bool = True
+    """Whether such kills were for the job's own limit; where nobody can tell, they are taken to be."""
 
 
 def judge(seen: Observation, limits: Limits, backend: str) -> Outcome:
@@ -55,19 +61,30 @@ def _verdict(seen: Observation, limits: Limits) -> tuple[Status, int | None, str
     if seen.ending is Ending.output_limit:
         return Status.output_limit, killed, f"killed for writing more than {limits.output_bytes} bytes"
     if seen.oom_kills and seen.exit_code != 0:
+        if not seen.reached_memory_limit:
+            return Status.sandbox_error, None, "the machine ran out of memory, not the job: killed within its own limit"
         return Status.oom, killed, f"killed for using more than {limits.memory_bytes} bytes of memory"
     if seen.exit_code is None:
         return Status.sandbox_error, None, _fault(seen)
-    return _exit_verdict(seen.exit_code)
+    return _exit_verdict(seen.exit_code, may_be_late=_used_its_cpu_time(seen.usage, limits))
 
 
-def _exit_verdict(code: int) -> tuple[Status, int, str]:
+def _used_its_cpu_time(usage: Usage, limits: Limits) -> bool:
+    """Whether the kernel can have ended a process for its CPU time: anybody can send the same signal, or exit with 152.
+
+    Where CPU time is not measured, it is what all cores could have given in that time.
+    """
+    possible = usage.wall_seconds * (os.cpu_count() or 1) if usage.cpu_seconds is None else usage.cpu_seconds
+    return possible >= cpu_seconds_limit(limits) - _CLOCK_SECONDS
+
+
+def _exit_verdict(code: int, *, may_be_late: bool) -> tuple[Status, int, str]:
     if code == 0:
         return Status.ok, 0, ""
     if not _FIRST_SIGNAL_CODE <= code <= _LAST_SIGNAL_CODE:
         return Status.exit, code, f"exit code {code}"
     number = code - _FIRST_SIGNAL_CODE + 1
-    if number == signal.SIGXCPU:
+    if number == signal.SIGXCPU and may_be_late:
         return Status.timeout, -int(signal.SIGKILL), "killed for using more CPU time than its limits allow"
     return Status.signal, -number, f"ended by {_signal_name(number)}"
 

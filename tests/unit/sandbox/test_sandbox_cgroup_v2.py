@@ -156,6 +156,9 @@ class _Unlimited(GroupV2):
     def oom_kills(self) -> int:
         return 0
 
+    def reached_memory_limit(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class _RealTree(HierarchyV2):

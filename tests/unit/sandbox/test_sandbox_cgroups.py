@@ -49,6 +49,9 @@ def test_version_2_counters_are_read_in_our_units(tmp_path: Path) -> None:
     (tmp_path / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
     group = GroupV2(tmp_path)
     assert (group.oom_kills(), group.cpu_seconds(), group.peak_memory_bytes()) == (3, 1.5, None)
+    assert group.reached_memory_limit()
+    (tmp_path / "memory.events").write_text("low 0\nmax 7\noom 0\noom_kill 3\n")
+    assert not group.reached_memory_limit(), "the limit above it was"
     (tmp_path / "memory.peak").write_text("4096\n")
     assert group.peak_memory_bytes() == 4096
 
@@ -177,12 +180,25 @@ def test_a_scope_has_the_limits_and_is_kept_until_it_is_read(stand_in: SystemdSc
     assert (tmp_path / "scope/cgroup.kill").read_text() == "1", "the anchor would keep the scope"
 
 
-def test_a_scope_that_is_gone_too_early_was_ended_for_want_of_memory(stand_in: SystemdScopes, tmp_path: Path) -> None:
+def test_a_scope_that_is_gone_too_early_was_not_ended_for_its_own_limit(
+    stand_in: SystemdScopes, tmp_path: Path
+) -> None:
     (tmp_path / "scope/memory.events").unlink()
     (tmp_path / "scope").rmdir()
     group = stand_in.create("millrace-1-2-3", LIMITS)
     assert (group.oom_kills(), group.cpu_seconds(), group.peak_memory_bytes()) == (1, None, None)
+    assert not group.reached_memory_limit()
     group.close()
+
+
+def test_systemd_is_asked_to_let_a_scope_be_unless_it_does_not_know_how(
+    stand_in: SystemdScopes, tmp_path: Path
+) -> None:
+    """systemd 253 began to end scopes that reach their own limit; earlier ones refuse the property."""
+    assert "--property=OOMPolicy=continue" in stand_in.create("millrace-1-2-3", LIMITS).wrap([])
+    (tmp_path / "systemd-run").write_text("#!/bin/sh\necho 'Unknown assignment: OOMPolicy=continue' >&2\nexit 1\n")
+    assert not stand_in.works()
+    assert "--property=OOMPolicy=continue" not in stand_in.create("millrace-1-2-3", LIMITS).wrap([])
 
 
 def test_a_systemd_that_does_not_answer_is_not_used(stand_in: SystemdScopes, tmp_path: Path) -> None:
