@@ -32,6 +32,8 @@ class Observation:
     usage: Usage
     reached_memory_limit: bool = True
     """Whether such kills were for the job's own limit; where nobody can tell, they are taken to be."""
+    out_of_cpu_time: bool | None = None
+    """Whether a back end that counts for itself ended the run for its CPU time; None where the kernel does."""
 
 
 def judge(seen: Observation, limits: Limits, backend: str) -> Outcome:
@@ -66,7 +68,8 @@ def _verdict(seen: Observation, limits: Limits) -> tuple[Status, int | None, str
         return Status.oom, killed, f"killed for using more than {limits.memory_bytes} bytes of memory"
     if seen.exit_code is None:
         return Status.sandbox_error, None, _fault(seen)
-    return _exit_verdict(seen.exit_code, may_be_late=_used_its_cpu_time(seen.usage, limits))
+    told = seen.out_of_cpu_time
+    return _exit_verdict(seen.exit_code, may_be_late=_used_its_cpu_time(seen.usage, limits) if told is None else told)
 
 
 def _used_its_cpu_time(usage: Usage, limits: Limits) -> bool:

@@ -151,6 +151,7 @@ def _usage(supervisor: Supervisor, used: Used, wall_seconds: float) -> Usage:
 
 
 def _verdict(spec: Spec, supervisor: Supervisor, ending: Ending, usage: Usage, backend: str, *, dead: bool) -> Outcome:
+    trap, started = supervisor.reported("trap"), supervisor.reported("started")
     seen = Observation(
         ending=ending,
         exit_code=supervisor.exit_code,
@@ -159,9 +160,9 @@ def _verdict(spec: Spec, supervisor: Supervisor, ending: Ending, usage: Usage, b
         stdout=supervisor.stdout,
         stderr=supervisor.stderr,
         usage=usage,
+        out_of_cpu_time=trap is not None and engine.TRAPS[trap][0] == "INTERRUPT",
     )
     outcome = judge(seen, spec.limits, backend)
-    trap, started = supervisor.reported("trap"), supervisor.reported("started")
     if outcome.status is Status.signal and trap is not None:
         what = engine.TRAPS[trap][0].lower().replace("_", " ")
         return replace(outcome, detail=f"{outcome.detail}: {what}")
