@@ -11,7 +11,7 @@ from rich.text import Text
 from deployments.database import Sqlite, choose
 from flows.networks import networks
 from millrace.errors import MillraceError
-from millrace.finding import Finding
+from millrace.finding import Finding, Level
 from millrace.redaction import redact
 from millrace.settings import Settings, no_setting, unknown_variables
 from millrace.text import printable
@@ -99,6 +99,6 @@ async def _network(name: str, settings: Settings) -> Finding:
         return _failed(name, error, "missing")
 
 
-def _failed(what: str, error: MillraceError, level: str) -> Finding:
+def _failed(what: str, error: MillraceError, level: Level) -> Finding:
     remedy = error.hint or "check its address in the settings, and that this machine can reach it"
-    return Finding("missing" if level == "missing" else "weak", f"{what}: {error.message}", remedy)
+    return Finding(level, f"{what}: {error.message}", remedy)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Level = Literal["ok", "weak", "missing"]
+
 
 @dataclass(frozen=True)
 class Finding:
     """One line of a diagnosis: `missing` stops jobs, `weak` does not; `remedy` is what to do, empty if nothing is."""
 
-    level: Literal["ok", "weak", "missing"]
+    level: Level
     text: str
     remedy: str = ""

@@ -54,15 +54,15 @@ print(json.dumps({
 
 HELLO = GUARD + "print('hello from the box')\n"
 
-MEMORY = (
-    GUARD
-    + """
+FILL_MEMORY = """
 kept = []
 for _ in range(32):
     kept.append(bytearray(b"x" * (8 << 20)))
 print("had", sum(map(len, kept)))
 """
-)
+"""What fills memory, for whatever guard a back end puts before it."""
+
+MEMORY = GUARD + FILL_MEMORY
 
 LOOP = GUARD + "while True: pass\n"
 

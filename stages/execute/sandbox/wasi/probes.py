@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from stages.execute.sandbox.probes import FILL_MEMORY
+
 GUARD = """
 import sys as _sys
 if _sys.platform != "wasi":
@@ -37,15 +39,7 @@ print(json.dumps({
 """
 )
 
-MEMORY = (
-    GUARD
-    + """
-kept = []
-for _ in range(32):
-    kept.append(bytearray(b"x" * (8 << 20)))
-print("had", sum(map(len, kept)))
-"""
-)
+MEMORY = GUARD + FILL_MEMORY
 
 LOOP = GUARD + "while True: pass\n"
 
