@@ -1,14 +1,20 @@
 """The warm worker: a Prefect worker that forks each flow run from a process which has already imported everything.
 
 Prefect finds it through the entry point `prefect.collections`: `prefect worker start --pool cpu --type warm`. It uses
-Prefect's public interfaces (the worker's base class, its client, `python -m prefect.engine`) and one private one, the
-control channel with its two variables: without it the engine takes a cancellation for a crash.
+Prefect's public interfaces (the worker's base class, its client, `python -m prefect.engine`) and these private ones,
+each pinned by a test of the warm worker:
+
+- the control channel with its two variables: without it the engine takes a cancellation for a crash. That a flow run's
+  process has connected to it says that its engine has begun;
+- `_propose_submitting_state` and `_give_worker_labels_to_flow_run` of the base class: what they tell the server need
+  not be told before the process starts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -32,16 +38,21 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound, ObjectNotFound
 from prefect.runner._control_channel import ControlChannel
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field, PrivateAttr
 
 from deployments.database import URL_NAMES
 from deployments.fork_server import FlowRunProcess, start_fork_server
+from deployments.plain_http import authorities, without_ours
 from deployments.warm_start import FlowRunStart
 
 _CANCELLATION_POLL_SECONDS = 1.0
 _GRACE_SECONDS = 30.0
+_LONGEST_START_SECONDS = 5.0
+"""A flow run that takes longer to begin than this no longer keeps others from starting."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -68,7 +79,8 @@ class WarmConfiguration(BaseJobConfiguration):
         super().prepare_for_flow_run(flow_run, *about, **more)
         # Prefect hands on what it read from the operator's .env, and a database's password is none of a job's business.
         unset.update(URL_NAMES)
-        self.env = {name: value for name, value in {**os.environ, **self.env}.items() if name not in unset}
+        env = {name: value for name, value in {**os.environ, **self.env}.items() if name not in unset}
+        self.env = without_ours(env)
 
     def start_of(self, flow_run: FlowRun, working_dir: Path, control: Mapping[str, str]) -> FlowRunStart:
         """How this flow run is started, with the variables through which its engine finds the worker."""
@@ -103,10 +115,14 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         self._running: dict[UUID, FlowRunProcess] = {}
         self._cancelled: set[UUID] = set()
         self._control = ControlChannel()
+        # As many as there are processors: more at once only make the first of them begin as late as the last.
+        self._starting = asyncio.Semaphore(os.cpu_count() or 1)
+        self._labelling: set[asyncio.Task[None]] = set()
         self._closing = contextlib.AsyncExitStack()
 
     async def setup(self) -> None:
         """Import everything, then connect to the server: only then is the first flow run taken."""
+        os.environ |= authorities(PREFECT_API_URL.value() or "", os.environ)
         await start_fork_server()
         await self._closing.enter_async_context(self._control)
         await super().setup()
@@ -132,16 +148,47 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             kept.callback(self._control.unregister, flow_run.id)
             port, token = self._control.register(flow_run.id)
             control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
-            process = FlowRunProcess(configuration.start_of(flow_run, Path(folder), control))
-            self._running[flow_run.id] = process
-            if task_status is not None:
-                task_status.started(process.identifier)
             with anyio.CancelScope(shield=True):
+                turn = kept.enter_context(await self._turn_to_start())
+                process = FlowRunProcess(configuration.start_of(flow_run, Path(folder), control))
+                self._running[flow_run.id] = process
+                if task_status is not None:
+                    task_status.started(process.identifier)
+                beginning = asyncio.create_task(self._wait_until_begun(flow_run, turn))
                 status_code = await process.ended()
+                beginning.cancel()
                 self._running.pop(flow_run.id, None)
                 status_code = await self._concluded(flow_run, status_code)
             await self._report_while_stopping(flow_run, status_code)
             return WarmResult(status_code=status_code, identifier=process.identifier)
+
+    async def _turn_to_start(self) -> contextlib.ExitStack:
+        """Wait until a flow run may start; the next one may when what is returned is closed."""
+        await self._starting.acquire()
+        turn = contextlib.ExitStack()
+        turn.callback(self._starting.release)
+        return turn
+
+    async def _wait_until_begun(self, flow_run: FlowRun, turn: contextlib.ExitStack) -> None:
+        """Close `turn` once the flow run's engine has begun, or takes too long for others to wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_START_SECONDS):
+                await self._control._registrations[flow_run.id].connected.wait()
+        turn.close()
+
+    async def _propose_submitting_state(self, flow_run: FlowRun) -> None:
+        """Say nothing: the flow run is `Pending`, and its process starts at once."""
+
+    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
+        """Label the flow run while its process starts."""
+        labelling = asyncio.create_task(super()._give_worker_labels_to_flow_run(flow_run_id))
+        self._labelling.add(labelling)
+        labelling.add_done_callback(functools.partial(self._labelled, flow_run_id))
+
+    def _labelled(self, flow_run_id: UUID, labelling: asyncio.Task[None]) -> None:
+        self._labelling.discard(labelling)
+        if not labelling.cancelled() and (error := labelling.exception()):
+            _logger.warning("flow run %s has no labels of its worker: %s", flow_run_id, error)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Take what is due, as Prefect's workers do."""
