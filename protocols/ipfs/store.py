@@ -28,6 +28,7 @@ from protocols.ipfs.errors import (
     UnsupportedContent,
 )
 from protocols.ipfs.importer import import_blocks, import_file, matching_profile
+from protocols.ipfs.locks import SUFFIX as LOCK_SUFFIX
 from protocols.ipfs.multibase import encode_base32
 from protocols.ipfs.profiles import PROFILES, V1, Profile
 from protocols.ipfs.reader import ReadLimits, read_file, walk_dag
@@ -161,7 +162,7 @@ class ContentStore:
 
     def lock_of(self, cid: CID) -> Path:
         """Where whoever fetches this content holds a lock meanwhile."""
-        return self.root / ".fetching" / f"{self._path(cid).name}.lock"
+        return self.root / ".fetching" / f"{self._path(cid).name}{LOCK_SUFFIX}"
 
     def _mark(self, cid: CID | str, *, pinned: bool) -> None:
         cid = _parsed(cid)
