@@ -28,11 +28,11 @@ from millrace.errors import Declined
 from millrace.limits import MIB, Limits
 from millrace.settings import SandboxSettings, Settings
 from stages.execute.sandbox import Outcome, Spec, Status
-from stages.execute.sandbox.containers import options
+from stages.execute.sandbox.containers import leftovers, options
 from stages.execute.sandbox.containers import sandbox as containers
 from stages.execute.sandbox.containers.leftovers import sweep_containers
 from stages.execute.sandbox.containers.opening import open_docker
-from stages.execute.sandbox.containers.options import OWNER
+from stages.execute.sandbox.containers.options import LATE_SECONDS, OWNER, since_boot
 from stages.execute.sandbox.containers.sandbox import DockerSandbox
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.execute.sandbox.selftest import ensure_working
@@ -199,17 +199,22 @@ def test_a_forked_child_can_run_containers_of_its_own(runc: DockerSandbox) -> No
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@contextmanager
-def killed_worker(api: APIClient, runtime: str) -> Iterator[int]:
-    """The pid of a worker that was killed while its job ran."""
+def worker(runtime: str) -> list[str]:
+    """The command of a worker whose job sleeps."""
     program = PRELUDE + "os.fork()\ntime.sleep(300)"
-    worker = textwrap.dedent(f"""
+    script = textwrap.dedent(f"""
         from millrace.settings import SandboxSettings, Settings
         from stages.execute.sandbox import Spec, open_sandbox
         settings = Settings(_env_file=None, sandbox=SandboxSettings(backend="docker", runtime={runtime!r}))
         open_sandbox(settings).run(Spec({program!r}.encode()))
     """)
-    with subprocess.Popen([sys.executable, "-c", worker]) as process:
+    return [sys.executable, "-c", script]
+
+
+@contextmanager
+def killed_worker(api: APIClient, runtime: str) -> Iterator[int]:
+    """The pid of a worker that was killed while its job ran."""
+    with subprocess.Popen(worker(runtime)) as process:
         assert wait_until(lambda: any(c["State"] == "running" for c in owned(api, process.pid)), 30)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -233,6 +238,26 @@ def test_the_next_run_sweeps_as_well(runc: DockerSandbox, api: APIClient) -> Non
     with killed_worker(api, "runc") as pid:
         assert run(runc, "print('next')").stdout == b"next\n"
         assert owned(api, pid) == []
+
+
+def test_a_worker_killed_in_another_container_leaves_its_job_no_more_than_its_time(
+    runc: DockerSandbox, api: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could tell that it was dead, so its container ran until the machine's end."""
+    known = {container["Id"] for container in api.containers(all=True)}
+
+    def left() -> list[dict[str, Any]]:
+        return [c for c in api.containers(filters={"label": OWNER}) if c["Id"] not in known]
+
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *worker("runc")]) as process:
+        assert wait_until(lambda: bool(left()), 30)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (container,) = left()
+    assert runc.sweep() == []
+    monkeypatch.setattr(leftovers, "since_boot", lambda: since_boot() + Limits().wall_seconds + LATE_SECONDS + 1)
+    assert runc.sweep() == [container["Labels"][OWNER]]
+    assert left() == []
 
 
 def test_sweeping_leaves_living_runs_and_other_people_s_containers_alone(runc: DockerSandbox, api: APIClient) -> None:

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import tarfile
+import time
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ from stages.execute.sandbox.containers.image import Image
 from stages.execute.sandbox.launch import LOCKED_BYTES, STACK_BYTES, VICTIM_SCORE, cpu_seconds_limit
 from stages.execute.sandbox.seccomp import Argument, Rule, docker_profile
 
-OWNER, USER, BOOT = "millrace.owner", "millrace.user", "millrace.boot"
-"""Labels of a container: which process's it is (see `owner.new_name`), which user's, and on which boot."""
+OWNER, USER, BOOT, UNTIL = "millrace.owner", "millrace.user", "millrace.boot", "millrace.until"
+"""Labels of a container: which process's it is (see `owner.new_name`), which user's, on which boot, and when its time
+is over whatever became of that process, in seconds since that boot."""
+
+LATE_SECONDS = 60
+"""How long after its job's time a container may still be there: it took time to start, and takes some to end."""
 
 OWN_PROCESSES = 1
 """Docker's own first process in each container."""
@@ -52,6 +58,11 @@ def realm() -> dict[str, str]:
     return {USER: str(os.geteuid()), BOOT: _BOOT_ID.read_text().strip()}
 
 
+def since_boot() -> float:
+    """Seconds since this machine started, the same in all its containers; nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def container_options(
     api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int
 ) -> Mapping[str, Any]:
@@ -72,7 +83,7 @@ def container_options(
         # Else the SDK hands the worker's proxies, with their passwords, to the container.
         "use_config_proxy": False,
         "healthcheck": {"test": ["NONE"]},
-        "labels": {OWNER: name, **realm()},
+        "labels": {OWNER: name, **realm(), UNTIL: str(ceil(since_boot() + limits.wall_seconds + LATE_SECONDS))},
         # Also for a job that is given nothing to read: else its input is the machine's own /dev/null, which gVisor
         # (20221219) gives to the user `nobody`, outside as well as inside.
         "stdin_open": True,
