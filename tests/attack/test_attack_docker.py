@@ -32,7 +32,7 @@ from stages.execute.sandbox.containers import leftovers, options
 from stages.execute.sandbox.containers import sandbox as containers
 from stages.execute.sandbox.containers.leftovers import sweep_containers
 from stages.execute.sandbox.containers.opening import open_docker
-from stages.execute.sandbox.containers.options import LATE_SECONDS, OWNER, since_boot
+from stages.execute.sandbox.containers.options import GVISOR_BYTES, LATE_SECONDS, OWNER, since_boot
 from stages.execute.sandbox.containers.sandbox import DockerSandbox
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.execute.sandbox.selftest import ensure_working
@@ -149,6 +149,26 @@ def test_all_of_a_large_input_arrives(sandbox: DockerSandbox) -> None:
 def test_output_written_before_a_timeout_is_kept(sandbox: DockerSandbox) -> None:
     outcome = run(sandbox, "print('so far', flush=True)\nwhile True: pass", limits(wall_seconds=2))
     assert (outcome.status, outcome.returncode, outcome.stdout) == (Status.timeout, -9, b"so far\n")
+
+
+def test_cpu_time_and_memory_of_a_run_are_its_own(sandbox: DockerSandbox) -> None:
+    """Docker forgets what a container used when it ends; receipts had nothing to show."""
+    if sandbox.daemon.meters is None:
+        pytest.skip("Docker's control groups are not of version 1, or not its own")
+    burning = "block = bytearray(60 << 20)\nwhile time.process_time() < 0.5: pass"
+    used = run(sandbox, burning, limits(wall_seconds=30, memory_bytes=256 * MIB)).usage
+    assert used.cpu_seconds is not None
+    assert used.peak_memory_bytes is not None
+    assert 0.5 <= used.cpu_seconds < 3
+    assert 60 * MIB <= used.peak_memory_bytes < 60 * MIB + GVISOR_BYTES
+    after = run(sandbox, "pass").usage
+    assert after.cpu_seconds is not None
+    assert after.peak_memory_bytes is not None
+    assert after.cpu_seconds < 0.5
+    assert after.peak_memory_bytes < 50 * MIB
+    killed = run(sandbox, "while True: pass", limits(wall_seconds=1)).usage
+    assert killed.cpu_seconds is not None
+    assert killed.cpu_seconds > 0.3
 
 
 def test_cancelling_ends_the_container(sandbox: DockerSandbox, api: APIClient) -> None:

@@ -20,6 +20,7 @@ from stages.execute.sandbox.arguments import ENVIRONMENT, PROGRAM
 from stages.execute.sandbox.cgroup import CPU_PERIOD_MICROSECONDS, quota_microseconds
 from stages.execute.sandbox.containers.daemon import Daemon
 from stages.execute.sandbox.containers.image import Image
+from stages.execute.sandbox.containers.meter import Meter
 from stages.execute.sandbox.launch import LOCKED_BYTES, STACK_BYTES, VICTIM_SCORE, cpu_seconds_limit
 from stages.execute.sandbox.seccomp import Argument, Rule, docker_profile
 
@@ -64,7 +65,7 @@ def since_boot() -> float:
 
 
 def container_options(
-    api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int
+    api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int, meter: Meter | None = None
 ) -> Mapping[str, Any]:
     """The arguments of `create_container` for one run of the program that will lie at /job/main.py."""
     command = [image.python, "-I", "-S", "-B", PROGRAM]
@@ -87,7 +88,7 @@ def container_options(
         # Also for a job that is given nothing to read: else its input is the machine's own /dev/null, which gVisor
         # (20221219) gives to the user `nobody`, outside as well as inside.
         "stdin_open": True,
-        "host_config": _host_config(api, daemon, limits, uid),
+        "host_config": _host_config(api, daemon, limits, uid, meter),
     }
 
 
@@ -108,11 +109,12 @@ _MASKED = (
 """Docker's own list, and /sys, which tells about the machine's devices, and a file system nobody may write to."""
 
 
-def _host_config(api: APIClient, daemon: Daemon, limits: Limits, uid: int) -> Any:
+def _host_config(api: APIClient, daemon: Daemon, limits: Limits, uid: int, meter: Meter | None) -> Any:
     memory = limits.memory_bytes + (GVISOR_BYTES if daemon.gvisor else 0)
     pids = limits.processes + (GVISOR_THREADS if daemon.gvisor else OWN_PROCESSES)
     config: dict[str, Any] = api.create_host_config(
         runtime=daemon.runtime,
+        cgroup_parent=meter.parent if meter else None,
         init=True,
         network_mode="none",
         # Docker would copy the machine's name servers and search domains into the container.
