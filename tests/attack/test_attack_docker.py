@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from millrace.errors import Declined
 from millrace.limits import MIB, Limits
 from millrace.settings import SandboxSettings, Settings
 from stages.execute.sandbox import Outcome, Spec, Status
-from stages.execute.sandbox.containers import leftovers, options
+from stages.execute.sandbox.containers import former, leftovers, options
 from stages.execute.sandbox.containers import sandbox as containers
 from stages.execute.sandbox.containers.leftovers import sweep_containers
 from stages.execute.sandbox.containers.opening import open_docker
@@ -332,11 +333,11 @@ def test_the_command_line_makes_the_image_and_prints_its_id(runc: DockerSandbox,
     assert told.stdout == f"{runc.image.id} with {runc.image.python}\n"
 
 
-def imported(api: APIClient, *changes: str) -> str:
+def imported(api: APIClient, *changes: str, repository: str = "millrace-test", tag: str = "moving") -> str:
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("empty"))
-    told = api.import_image(layer.getvalue(), repository="millrace-test", tag="moving", changes=list(changes))
+    told = api.import_image(layer.getvalue(), repository=repository, tag=tag, changes=list(changes))
     return str(json.loads(told.strip().splitlines()[-1])["status"])
 
 
@@ -380,3 +381,39 @@ def test_an_image_is_made_where_there_is_none(api: APIClient, runc: DockerSandbo
         run(made, "import sqlite3, ssl, zoneinfo; print(zoneinfo.ZoneInfo('Europe/Rome').key)").stdout
         == b"Europe/Rome\n"
     )
+
+
+def test_a_former_image_goes_a_month_after_somebody_last_opened_it(api: APIClient) -> None:
+    """Each update of the system's Python left an image of 76 MB behind, for ever."""
+    former_image = imported(api, "LABEL millrace.files=former", repository=former.REPOSITORY, tag="former")
+    others = imported(api, "LABEL millrace.files=others", tag="kept")
+    listed = [
+        image for image in api.images(filters={"label": "millrace.files"}) if image["Id"] in (former_image, others)
+    ]
+    in_use = api.create_container(former_image, ["/nothing"])["Id"]
+    now = datetime.now(UTC)
+    try:
+        assert former.remove_former(api, listed, now + former.KEPT - timedelta(hours=1)) == []
+        late = now + former.KEPT + timedelta(hours=1)
+        assert former.remove_former(api, listed, late) == [], "one has a container, the other a name of somebody's own"
+        api.remove_container(in_use)
+        assert former.remove_former(api, listed, late) == [former_image]
+        assert former.remove_former(api, listed, late) == [], "another worker was first"
+        left = {image["Id"] for image in api.images()}
+        assert former_image not in left
+        assert others in left
+    finally:
+        api.remove_image(others)
+
+
+def test_an_image_that_is_opened_does_not_grow_old(api: APIClient) -> None:
+    """Docker does not tell when one was last used: another worker's would be removed under its jobs."""
+    opened = imported(api, "LABEL millrace.files=opened", repository=former.REPOSITORY, tag="opened")
+    try:
+        before = former._last_named(api, opened)
+        former.note_use(api, opened, "opened", before + timedelta(hours=23))
+        assert former._last_named(api, opened) == before
+        former.note_use(api, opened, "opened", before + timedelta(hours=25))
+        assert former._last_named(api, opened) > before
+    finally:
+        api.remove_image(opened)

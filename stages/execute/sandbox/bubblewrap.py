@@ -19,7 +19,7 @@ from stages.execute.sandbox.cgroup import Group, Hierarchy
 from stages.execute.sandbox.interface import Check, Outcome, Spec, Status
 from stages.execute.sandbox.interpreter import Interpreter
 from stages.execute.sandbox.launch import inside_command, launch_command
-from stages.execute.sandbox.libraries import gathered
+from stages.execute.sandbox.libraries import gathered, sweep_copies
 from stages.execute.sandbox.owner import new_name
 from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.slots import Slots
@@ -65,8 +65,8 @@ class BubblewrapSandbox:
         return selftest.check(self, grouped=self.hierarchy is not None, expected=expected)
 
     def sweep(self) -> list[str]:
-        """Remove the control groups of workers that are gone."""
-        return self.hierarchy.sweep() if self.hierarchy else []
+        """Remove the control groups of workers that are gone, and copies of libraries that nobody uses any more."""
+        return [*(self.hierarchy.sweep() if self.hierarchy else []), *sweep_copies(self.cache)]
 
     def describe(self) -> list[str]:
         """What is weaker here than as root with control groups."""
