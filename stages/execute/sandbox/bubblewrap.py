@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -110,7 +111,7 @@ class BubblewrapSandbox:
     def _start(
         self, spec: Spec, uid: int | None, group: Group | None, began: float, cancel: threading.Event | None
     ) -> Supervisor:
-        """Start the box."""
+        """Start the box, which waits for its arguments until it is in its group."""
         limits, grouped = spec.limits, group is not None
         with Start() as start:
             fds = Descriptors(
@@ -118,11 +119,16 @@ class BubblewrapSandbox:
                 seccomp=start.hand("filter", self.seccomp_program),
                 report=start.report,
             )
-            arguments = start.hand("arguments", box_arguments(gathered(self.interpreter, self.cache), limits, fds))
+            gate, arguments = start.connect()
             inside = inside_command(self.tools, limits, job_command(self.interpreter), grouped=grouped)
-            box = [str(self.tools.bwrap), "--args", str(arguments), *inside]
+            box = [str(self.tools.bwrap), "--args", str(gate), *inside]
             command = launch_command(self.tools, limits, uid, box, grouped=grouped)
-            start.process(group.wrap(command) if group else command, self.environment, spec.stdin or None)
+            process = start.process(group.wrap(command) if group else command, self.environment, spec.stdin or None)
+            if group is not None:
+                group.take(process.pid)
+            arguments.sendall(box_arguments(gathered(self.interpreter, self.cache), limits, fds))
+            # Closing is not enough: a child forked meanwhile holds a copy of the descriptor.
+            arguments.shutdown(socket.SHUT_WR)
             return start.watch(group, limits, began + limits.wall_seconds, cancel)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,13 @@ class Start:
     def lend(self, fd: int) -> None:
         """Let the box have an open file that stays open on our side."""
         self._inherited.append(fd)
+
+    def connect(self) -> tuple[int, socket.socket]:
+        """The number under which the box has one end of a stream, and our end."""
+        ours, theirs = socket.socketpair()
+        self._theirs.callback(ours.close)
+        self._keep_for_the_box(theirs.detach())
+        return self._inherited[-1], ours
 
     def process(
         self, command: Sequence[str], environment: Mapping[str, str], stdin: bytes | None
