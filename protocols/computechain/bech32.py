@@ -30,6 +30,8 @@ def decode(text: str) -> tuple[str, bytes]:
     """The human-readable part (in lower case) and the payload of `text`. Raises InvalidAddress."""
     if len(text) > _LONGEST or text not in (text.lower(), text.upper()):
         raise _invalid(text, "it is too long, or mixes capitals and small letters")
+    if not text.isascii():  # the small letter of the Kelvin sign is k
+        raise _invalid(text, "it has other characters than bech32 has")
     prefix, separator, coded = text.lower().rpartition("1")
     if not separator or not prefix or len(coded) < _CHECKSUM_GROUPS or not set(coded) <= set(_CHARSET):
         raise _invalid(text, "it has other characters than bech32 has")

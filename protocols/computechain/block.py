@@ -24,7 +24,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    height: int
+    height: int = Field(ge=0, lt=1 << 63)
     prev_hash: str
     timestamp: int
     chain_id: str
@@ -71,11 +71,15 @@ def check_block(block: Block) -> None:
     """Return if the block's roots are those of its transactions, and it can be hashed. Raises WrongBlock."""
     height = block.header.height
     try:
-        tx_root = merkle_root([transaction.digest for transaction in block.transactions]) or NO_HASH
+        digests = [transaction.digest for transaction in block.transactions]
         compute_root = merkle_root([result.leaf() for result in block.compute_results()])
         _ = block.hash
-    except ValueError:
-        raise WrongBlock(f"block {height} has text that is not UTF-8", hint=_HINT) from None
+    except (ValueError, RecursionError):  # the latter for a payload of lists within lists
+        raise WrongBlock(f"block {height} has what cannot be hashed: text that is not UTF-8?", hint=_HINT) from None
+    if len(set(digests)) != len(digests):
+        # The tree duplicates the last of an odd level, so that a transaction too many can leave the root as it is.
+        raise WrongBlock(f"block {height} has a transaction twice", hint=_HINT)
+    tx_root = merkle_root(digests) or NO_HASH
     _compare(f"the tx_root of block {height}", block.header.tx_root, tx_root)
     _compare(f"the compute_root of block {height}", block.header.compute_root, compute_root)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ from millrace.text import printable
 
 MOST_BYTES = 64 * MIB
 """Of any answer: a block holds up to 5,000 transactions, and nothing bounds their proofs."""
+
+MOST_LINE_BYTES = 65_536
+"""Of one line of the event stream."""
 
 _LONGEST_WAIT_SECONDS = 300.0
 
@@ -38,15 +42,9 @@ class Endpoint:
     """A node at `url`. Redirects are not followed, and nothing compressed is asked for: it may become anything."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
+        self.label = endpoint_label(url)
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Permanent(
-                "one of the ComputeChain nodes is not an http or https URL",
-                hint="check MILLRACE_COMPUTECHAIN__RPC_URLS",
-            )
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self.label = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"
-        for secret in (parts.password or "", parts.path.strip("/"), parts.query):
+        for secret in (parts.password or "", parts.path.strip("/")):
             if len(secret) >= 16:
                 register_secret(secret)
         self._timeout_seconds = timeout_seconds
@@ -65,6 +63,27 @@ class Endpoint:
     async def post(self, path: str, body: dict[str, Any]) -> Answer:
         """As `get`. After a Transient the node may have taken what it was given."""
         return await self._ask("POST", path, body)
+
+    async def lines(self, path: str, silence_seconds: float) -> AsyncGenerator[bytes, None]:
+        """The lines of an endless answer to GET `path` as they come; ends when the node hangs up.
+
+        Raises Transient if it does not answer 200, breaks off or says nothing for `silence_seconds`; Unreadable for a
+        line without end.
+        """
+        patience = httpx.Timeout(self._timeout_seconds, read=silence_seconds)
+        try:
+            async with self._http.stream("GET", path, timeout=patience) as response:
+                if response.status_code != 200:
+                    raise Transient(f"{self.label} answers with the status {response.status_code}")
+                rest = b""
+                async for piece in response.aiter_raw():
+                    *complete, rest = (rest + piece).split(b"\n")
+                    for line in complete:
+                        yield line.removesuffix(b"\r")
+                    if len(rest) > MOST_LINE_BYTES:
+                        raise Unreadable(f"{self.label} sends a line of more than {MOST_LINE_BYTES} bytes")
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise Transient(f"the stream of {self.label} broke off: {type(error).__name__}") from None
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Answer:
         try:
@@ -89,6 +108,24 @@ class Endpoint:
             if len(content) > MOST_BYTES:
                 raise Unreadable(f"{self.label} answers with more than {MOST_BYTES} bytes")
         return bytes(content)
+
+
+def endpoint_label(url: str) -> str:
+    """Scheme, host and port of `url`, which may be printed; a key may travel in the rest.
+
+    Raises Permanent, not quoting it, if it is no http or https URL, or has a query, which no path can follow.
+    """
+    try:
+        parts, read = urlsplit(url), httpx.URL(url)
+        host, port = parts.hostname, parts.port
+    except (ValueError, httpx.InvalidURL):
+        host = None
+    if not host or parts.scheme not in ("http", "https") or read.query or read.fragment:
+        raise Permanent(
+            "one of the ComputeChain nodes is not an http or https URL, or one with a query",
+            hint="check MILLRACE_COMPUTECHAIN__RPC_URLS",
+        )
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}"
 
 
 def _parsed(content: bytes, label: str) -> Any:

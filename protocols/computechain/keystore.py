@@ -101,21 +101,26 @@ class Keystore:
 
     def _read(self, path: Path) -> tuple[KeyInfo, ComputeKey]:
         try:
-            content = _private_content(path)
+            return read_key_file(path)
         except FileNotFoundError:
             hint = f"`millrace keys computechain add {path.stem}` makes one"
             raise UnusableKey(f"there is no key called {path.stem} in {self.folder}", hint=hint) from None
-        try:
-            found = _KeyFile.model_validate_json(content)
-            key = _parsed(found.private_key)
-        except (ValidationError, InvalidKey):
-            hint = "it must be as the network's own command line writes it"
-            raise UnusableKey(f"{path} does not hold a key", hint=hint) from None
-        register_secret(key.private_bytes.hex())
-        if (found.address, found.public_key) != (key.address, key.public_key):
-            hint = "restore the file from a copy: it was changed by hand"
-            raise UnusableKey(f"the address in {path} is not that of its key", hint=hint)
-        return KeyInfo(path.stem, key.address, key.public_key, printable(found.created_at, 40)), key
+
+
+def read_key_file(path: Path) -> tuple[KeyInfo, ComputeKey]:
+    """The key in one file, masked in every log from here on. Raises FileNotFoundError, UnusableKey."""
+    content = _private_content(path)
+    try:
+        found = _KeyFile.model_validate_json(content)
+        key = _parsed(found.private_key)
+    except (ValidationError, InvalidKey):
+        hint = "it must be as the network's own command line writes it"
+        raise UnusableKey(f"{path} does not hold a key", hint=hint) from None
+    register_secret(key.private_bytes.hex())
+    if (found.address, found.public_key) != (key.address, key.public_key):
+        hint = "restore the file from a copy: it was changed by hand"
+        raise UnusableKey(f"the address in {path} is not that of its key", hint=hint)
+    return KeyInfo(path.stem, key.address, key.public_key, printable(found.created_at, 40)), key
 
 
 def _parsed(private_key: str) -> ComputeKey:
@@ -153,7 +158,17 @@ def _write_new(path: Path, content: bytes) -> bool:
         # A link fails where the name exists, a rename would put our key in place of another's.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+            _sync_folder(path.parent)
             return True
         return False
     finally:
         temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """A name is in the folder, which has to reach the disk before anybody pays to the key's address."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

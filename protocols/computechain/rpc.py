@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Literal, Self, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from millrace.errors import MillraceError, Permanent, Transient, UnknownOutcome
+from millrace.errors import Declined, MillraceError, Permanent, Transient, UnknownOutcome
 from millrace.text import printable
 from protocols.computechain.block import Block
 from protocols.computechain.endpoint import Answer, Endpoint, Unreadable
+from protocols.computechain.events import Event, event_in
 from protocols.computechain.refusals import TAKEN_ALREADY, Refused, refusal
 from protocols.computechain.transaction import Transaction
 
@@ -27,7 +29,7 @@ class Status(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    height: int
+    height: int = Field(ge=-1, lt=1 << 63)
     last_hash: str
     network: str
 
@@ -38,22 +40,21 @@ class Receipt(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     status: Literal["pending", "confirmed", "failed"]
-    block_height: int | None = None
+    block_height: int | None = Field(default=None, ge=0, lt=1 << 63)
     error: str | None = None
 
 
 class _Balance(BaseModel):
-    balance: int  # a decimal string of wei
-    nonce: int
+    balance: int = Field(ge=0, lt=1 << 256)  # a decimal string of wei
 
 
 class _Nonce(BaseModel):
-    nonce: int
+    nonce: int = Field(ge=0, lt=1 << 63)
 
 
 class _Sent(BaseModel):
     status: Literal["received", "rejected"]
-    error: str = ""
+    error: str | None = None
 
 
 class SendUnanswered(UnknownOutcome):
@@ -111,22 +112,37 @@ class ComputeChainRpc:
 
         The same bytes may go out any number of times. Raises SendUnanswered if no node said so, though one may have
         it; LookFirst if its nonce has been used; Refused, Declined(too_poor) or Transient(busy) as the node says.
+        What a node refuses counts only if none before it, in this call, went unanswered: that one may have taken it.
         """
         body = transaction.model_dump(mode="json")
+        unanswered: list[str] = []
 
-        async def hand_over(endpoint: Endpoint) -> Answer:
-            return await endpoint.post("/tx/send", body)
+        async def hand_over(endpoint: Endpoint) -> MillraceError | None:
+            try:
+                return _verdict(await endpoint.post("/tx/send", body))
+            except Transient as error:
+                unanswered.append(error.message)
+                raise
 
         try:
-            answer = await self._first(hand_over)
-            sent = _model(answer, _Sent) if answer.status == 200 else None
-        except Transient as error:
-            raise SendUnanswered(error.message, hint="ask the chain what became of the transaction") from None
-        if sent is None:
-            shown = printable(str(answer.body), 300)
-            raise Refused(f"the node cannot read the transaction: {shown}", hint="is it a ComputeChain node?")
-        if sent.status == "rejected" and sent.error != TAKEN_ALREADY:
-            raise refusal(sent.error)
+            verdict = await self._first(hand_over)
+        except Transient:
+            verdict = SendUnanswered(unanswered[0], hint=_ASK_THE_CHAIN)
+        if unanswered and isinstance(verdict, Permanent | Declined | Transient):
+            verdict = SendUnanswered(f"{unanswered[0]}; then {verdict.message}", hint=_ASK_THE_CHAIN)
+        if verdict is not None:
+            raise verdict
+
+    async def events(self, *, silence_seconds: float = 60.0) -> AsyncGenerator[Event, None]:
+        """What one node says happened to transactions, from now on: a hint to look sooner, never a reason to believe.
+
+        Events can come late or not at all, and what happened before is not repeated. Ends when the node hangs up;
+        raises Transient if it does not answer or is silent for `silence_seconds` (it sends a comment every 15 s).
+        """
+        async with aclosing(self._endpoints[self._asked].lines("/events/stream", silence_seconds)) as lines:
+            async for line in lines:
+                if (event := event_in(line)) is not None:
+                    yield event
 
     async def _read(self, path: str, kind: type[M]) -> M:
         found = await self._find(path, kind)
@@ -162,6 +178,23 @@ class ComputeChainRpc:
                 self._asked = number
                 return found
         raise failures[0]
+
+
+_ASK_THE_CHAIN = "ask the chain what became of the transaction"
+
+
+def _verdict(answer: Answer) -> MillraceError | None:
+    """What the answer to a sent transaction says: an error of ours, or None if the node has it.
+
+    Raises Unreadable if it says neither.
+    """
+    if answer.status != 200:
+        shown = printable(str(answer.body), 300)
+        return Refused(f"the node cannot read the transaction: {shown}", hint="is it a ComputeChain node?")
+    sent = _model(answer, _Sent)
+    if sent.status == "received" or sent.error == TAKEN_ALREADY:
+        return None
+    return refusal(sent.error or "")
 
 
 def _model(answer: Answer, kind: type[M]) -> M:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from millrace.errors import Permanent
 from protocols.computechain.keys import ComputeKey, address_of, verify_signature
@@ -62,28 +62,38 @@ class Transaction(BaseModel):
         return self.digest.hex()
 
 
+def _encodable(text: str) -> str:
+    """`text` if it is UTF-8. Raises ValueError for half a surrogate pair, which JSON can hold and a leaf cannot."""
+    text.encode()
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class ComputeResult(BaseModel):
     """The payload of SUBMIT_RESULT, as the node reads it.
 
     The node takes a result without proof or signature into its mempool and drops it without a word, so that here
-    neither can be missing; "" is allowed for both. Other fields are left out, as the node leaves them out.
+    neither can be missing; "" is allowed for both. Nor can it have text that no block's compute_root can be made of.
+    Other fields are left out, as the node leaves them out.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    task_id: str
-    worker_address: str
-    result_hash: str
-    proof: str
+    task_id: _Text
+    worker_address: _Text
+    result_hash: _Text
+    proof: _Text
     nonce: int = 0
-    signature: str
+    signature: _Text
 
     def payload(self) -> dict[str, Any]:
         """The six fields, in the order in which the leaf has them."""
         return self.model_dump()
 
     def leaf(self) -> bytes:
-        """SHA-256 over the fields, for the block's compute_root. Raises ValueError for text that is not UTF-8."""
+        """SHA-256 over the fields, for the block's compute_root."""
         text = json.dumps(self.payload(), separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).digest()
 

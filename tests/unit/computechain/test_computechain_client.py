@@ -160,10 +160,35 @@ async def test_a_node_that_answers_with_another_block_is_not_believed(
         await rpc.block(0)
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "localhost:8000", "http://"])
+async def test_a_refusal_after_a_lost_reply_is_no_refusal(net: ComputeChainLocalnet) -> None:
+    """The first node may have taken what the second refuses, and a refusal lets the worker sign anew."""
+    with ComputeChainLocalnet() as other:
+        net.chain.fail("send", kind="lost_reply", times=1)
+        async with ComputeChainRpc([net.url, other.url], timeout_seconds=2) as rpc:
+            with pytest.raises(SendUnanswered, match="insufficient_balance"):
+                await rpc.send(sent(0))
+            with pytest.raises(Declined):
+                await rpc.send(sent(0))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://x",
+        "localhost:8000",
+        "http://",
+        "http://x:99999",
+        "http://x:secret",
+        "http://[::1",
+        "http://\N{SNOWMAN}.invalid",
+        "http://x/?key=secret",
+    ],
+)
 def test_what_is_no_address_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(Permanent, match="not an http or https URL"):
+    with pytest.raises(Permanent, match="not an http or https URL") as caught:
         ComputeChainRpc([url])
+    assert "secret" not in str(caught.value)
 
 
 def test_no_node_at_all_is_refused_with_the_settings_name() -> None:

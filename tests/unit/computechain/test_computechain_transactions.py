@@ -79,6 +79,8 @@ def test_a_changed_field_is_another_transaction_and_no_longer_signed(result: Com
         {"task_id": 5},
         {"result_hash": None},
         {"worker_address": None},
+        {"task_id": "\ud800"},
+        {"proof": "\udfff"},
     ],
 )
 def test_a_result_that_the_node_would_drop_in_silence_cannot_be_made(change: dict[str, Any]) -> None:
@@ -181,6 +183,17 @@ def test_a_block_with_a_result_that_no_node_takes_is_refused(payload: dict[str, 
     sent = submit_result(KEY, VECTOR, nonce=0, gas_price=1000).model_copy(update={"payload": payload})
     with pytest.raises(WrongBlock, match="cannot be read"):
         check_block(block_of().model_copy(update={"transactions": (sent,)}))
+
+
+def test_a_transaction_too_many_is_noticed_although_the_root_is_the_same() -> None:
+    """A tree that duplicates the last of an odd level has the same root for a block with its last transaction twice."""
+    sent = [submit_result(KEY, VECTOR, nonce=n, gas_price=1000) for n in range(3)]
+    whole = block_of(*sent)
+    padded = block_of(*sent, sent[-1])
+    assert padded.header.tx_root == whole.header.tx_root
+    check_block(whole)
+    with pytest.raises(WrongBlock, match="twice"):
+        check_block(padded)
 
 
 def test_text_that_is_not_utf_8_is_a_wrong_block_and_no_crash() -> None:
