@@ -12,7 +12,9 @@ from stages.submit.generation import first_generation
 from stages.submit.sign import sign_submission
 
 sign: Stage[SignedSubmission] = Stage(
-    "sign", sign_submission, tell=lambda s: f"signed {s.transaction_id}, valid up to height {s.expires_at}"
+    "sign",
+    sign_submission,
+    tell=lambda s: f"signed {s.transaction_id}" + (f", valid up to height {s.expires_at}" if s.expires_at else ""),
 )
 confirm: Stage[Outcome] = Stage(
     "confirm",
