@@ -18,9 +18,9 @@ from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
+from localnet.faults import HTTP_FAULTS, Fault, Faults
 from localnet.solana.accounts import AccountHistory, StoredAccount
 from localnet.solana.compute_budget import unit_price
-from localnet.solana.faults import Fault, FaultKind, Faults
 from localnet.solana.runtime import SYSTEM_PROGRAM, Runtime
 from localnet.solana.slots import COMMITMENT_LAG, FIRST_SLOT, SlotClock
 from localnet.solana.transactions import Execution, LandedTransaction, TransactionLog
@@ -29,6 +29,9 @@ GENESIS_HASH = str(Hash.hash(b"millrace localnet: genesis"))
 BLOCKHASH_LIFE_BLOCKS = 150
 SKIPPED_SLOTS = 137
 """Slots without a block, all before the first one we show: block height and slot are never the same number."""
+
+UNHEALTHY = "unhealthy"
+"""The fault that only this network has: the JSON-RPC error -32005."""
 
 _REMEMBERED_BLOCKHASHES = 4_096
 _FAUCET_LAMPORTS = 10**18
@@ -47,7 +50,7 @@ class Chain:
         self.runtime = Runtime()
         self.accounts = AccountHistory()
         self.log = TransactionLog()
-        self.faults = Faults()
+        self.faults = Faults([*HTTP_FAULTS, UNHEALTHY])
         self.calls: Counter[str] = Counter()
         self.reported_priority_fee = 0
         self._blockhash_slots: dict[str, int] = {}
@@ -243,11 +246,12 @@ class Chain:
         method: str,
         times: int = 1,
         status: int = 503,
-        kind: FaultKind = "status",
+        kind: str = "status",
         seconds: float = 30.0,
         retry_after_seconds: int | None = None,
     ) -> None:
-        """Let the next calls of an RPC method meet a fault; see `faults.Fault`. Method `*` is every method."""
+        """Let the next calls of an RPC method meet a fault; see `localnet.faults`. Method `*` is every method,
+        and kind `unhealthy` the JSON-RPC error -32005."""
         with self.lock:
             self.faults.add(method, Fault(times, kind, status, seconds, retry_after_seconds))
 

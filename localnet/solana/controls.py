@@ -1,4 +1,4 @@
-"""What tests may do to the chain, for tests that run in another process: `POST /_localnet`."""
+"""The actions of `POST /_localnet` at the local Solana."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from localnet.solana.accounts import StoredAccount
 from localnet.solana.chain import Chain
 
-CONTROL_PATH = "/_localnet"
 ACTIONS = (
     "airdrop",
     "advance",
@@ -26,21 +25,8 @@ ACTIONS = (
 """The methods of `Chain` that can be called by name; their parameters are the other members of the document."""
 
 
-def control(chain: Chain, document: Any) -> tuple[int, dict[str, Any]]:
-    """Do `document["action"]`; returns an HTTP status and the answer, whose `result` is the method's."""
-    if not isinstance(document, dict):
-        return 400, {"error": "send an object with an action"}
-    parameters = {name: value for name, value in document.items() if name != "action"}
-    action = _actions(chain).get(str(document.get("action")))
-    if action is None:
-        return 400, {"error": f"no such action; known: {', '.join(sorted(_actions(chain)))}"}
-    try:
-        return 200, {"result": action(**parameters)}
-    except (TypeError, ValueError, KeyError) as error:
-        return 400, {"error": f"{document['action']}: {error}"}
-
-
-def _actions(chain: Chain) -> dict[str, Callable[..., Any]]:
+def actions(chain: Chain) -> dict[str, Callable[..., Any]]:
+    """What may be done to the chain, by name."""
     named: dict[str, Callable[..., Any]] = {name: getattr(chain, name) for name in ACTIONS}
     return {**named, "calls": lambda: dict(chain.calls), "seed_accounts": lambda accounts: _seed(chain, accounts)}
 

@@ -61,6 +61,14 @@ def test_a_malformed_answer_is_no_json(net: SolanaLocalnet, rpc: RpcClient) -> N
         rpc.post(SLOT).json()
 
 
+def test_a_cut_answer_ends_halfway_and_another_document_is_valid_json(net: SolanaLocalnet, rpc: RpcClient) -> None:
+    net.chain.fail("getSlot", kind="cut")
+    with pytest.raises(httpx.RemoteProtocolError):
+        rpc.post(SLOT)
+    net.chain.fail("getSlot", kind="other_json")
+    assert isinstance(rpc.post(SLOT).json(), list)
+
+
 def test_a_hanging_call_is_never_answered_and_holds_up_nobody_else(net: SolanaLocalnet, rpc: RpcClient) -> None:
     net.chain.fail("getSlot", kind="hang", seconds=60)
     with httpx.Client(timeout=0.2) as impatient, pytest.raises(httpx.ReadTimeout):
@@ -99,7 +107,7 @@ def test_faults_can_be_forgotten(net: SolanaLocalnet, rpc: RpcClient, payer: Key
 
 def test_an_unknown_kind_of_fault_is_refused(net: SolanaLocalnet) -> None:
     with pytest.raises(ValueError, match="no fault is called 'hiccup'; known: status, hang"):
-        net.chain.fail("getSlot", kind="hiccup")  # type: ignore[arg-type]
+        net.chain.fail("getSlot", kind="hiccup")
 
 
 def test_every_call_is_counted_also_those_that_fail(net: SolanaLocalnet, rpc: RpcClient) -> None:
