@@ -34,7 +34,6 @@ from bench.warm_flows import mark
 from deployments.localnet import localnet_settings
 from deployments.processes import Processes
 from deployments.stack import (
-    PROJECT,
     base_environment,
     deploy,
     free_port,
@@ -52,6 +51,8 @@ BURST = 8
 BAR_SINGLE, BAR_BURST, BAR_JOB_SECONDS = 5.0, 8.0, 0.6
 _TYPES = {"process": "Prefect's process worker", "warm": "ours, warm"}
 _PATIENCE_SECONDS = 180.0
+_SETTLING_SECONDS = 3.0
+"""Between two turns: a flow run's process ends a while after the flow run has, and would slow the other worker."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ async def bench(folder: Path, single: int, bursts: int, jobs: int) -> int:
             alone: dict[str, list[Timing]] = {kind: [] for kind in _TYPES}
             for turn in range(single):
                 for kind, found in deployments.items():
+                    await asyncio.sleep(_SETTLING_SECONDS)
                     alone[kind].append(await timed(client, folder, found, f"alone-{kind}-{turn}"))
             together: dict[str, list[Timing]] = {kind: [] for kind in _TYPES}
             for turn in range(bursts):
                 for kind, found in deployments.items():
+                    await asyncio.sleep(_SETTLING_SECONDS)
                     names = [f"burst-{kind}-{turn}-{n}" for n in range(BURST)]
                     together[kind] += await asyncio.gather(*[timed(client, folder, found, n) for n in names])
             megabytes = {
@@ -110,8 +113,7 @@ async def _serve(processes: Processes, environment: dict[str, str], client: Pref
     return await client.create_deployment(
         await client.create_flow(mark),
         kind,
-        entrypoint="bench/warm_flows.py:mark",
-        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(PROJECT)}}],
+        entrypoint="bench.warm_flows.mark",
         work_pool_name=kind,
     )
 
@@ -120,6 +122,7 @@ async def timed(client: PrefectClient, folder: Path, deployment: UUID, name: str
     """One flow run's timing. Its record has the times, so that waiting for it need not be precise, or cost much."""
     created = time.time()
     run = await client.create_flow_run_from_deployment(deployment, parameters={"folder": str(folder), "name": name})
+    await asyncio.to_thread(_wait_for, [folder / name])  # before that there is nothing to ask the server
     ended = await _ended(client, run)
     return Timing(float((folder / name).read_text()) - created, _end_of(ended) - created)
 

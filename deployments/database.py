@@ -27,6 +27,11 @@ INSTALL = "apt-get install -y --no-install-recommends postgresql"
 """Debian's package also starts a cluster of its own on port 5432, which Millrace does not use."""
 
 
+_POOL = {"PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "20"}
+"""Connections that Prefect's server keeps. Of its default, 5, a burst of flow runs makes it open and close others, at
+a tenth of a second of CPU time for each flow run."""
+
+
 @dataclass(frozen=True)
 class Configured:
     """The operator's own database. `url` is used as it is and never shown."""
@@ -142,7 +147,7 @@ async def open_database(processes: Processes, data_dir: Path, *, durable: bool =
             if not choice.cluster.folder.exists():
                 await asyncio.to_thread(choice.cluster.create)
             url = await choice.cluster.start(processes, durable=durable)
-            return Database({URL_NAMES[0]: url}, f"database: {choice.told}")
+            return Database({URL_NAMES[0]: url, **_POOL}, f"database: {choice.told}")
         except CannotCreate as error:
             choice = Sqlite(f"no PostgreSQL cluster could be made ({error.message})", "mend that, and start anew")
     return Database({}, f"database: {choice.told}; {choice.remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import multiprocessing
 import signal
@@ -36,8 +37,9 @@ class FlowRunProcess:
     def __init__(self, start: FlowRunStart) -> None:
         self._process = _FORK_SERVER.Process(target=start_flow_run, args=(start,))
         self._process.start()
+        self.has_ended = asyncio.Event()
+        """Set once `ended` has seen its end."""
         # With its start time, so that a pid which somebody else got meanwhile is not taken for it.
-        self._has_ended = anyio.Event()
         self._seen = psutil.Process(self._process.pid) if psutil.pid_exists(self._process.pid or 0) else None
 
     @property
@@ -54,7 +56,7 @@ class FlowRunProcess:
         """Wait for its end; its exit code, or minus the number of the signal that ended it. To be called once."""
         await anyio.wait_readable(self._process.sentinel)
         self._process.join()
-        self._has_ended.set()
+        self.has_ended.set()
         code = self._process.exitcode
         if code == _SERVER_IS_GONE and self._seen is not None and self._seen.is_running():
             # Nobody watches over it any more, and its flow run is about to be reported as crashed.
@@ -70,8 +72,8 @@ class FlowRunProcess:
         started = self._seen.children(recursive=True) if self._seen is not None and self._seen.is_running() else []
         self._process.terminate()
         with anyio.move_on_after(grace_seconds):
-            await self._has_ended.wait()
-        if not self._has_ended.is_set():
+            await self.has_ended.wait()
+        if not self.has_ended.is_set():
             self._process.kill()
         for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):

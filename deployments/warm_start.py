@@ -29,12 +29,12 @@ PRELOADED = (
     "prefect.logging.handlers",
     "prefect.utilities.visualization",
     "anyio._backends._asyncio",
-    "deployments.warm_baseline",
     # Our flows, and with them everything below.
     "flows.adhoc",
     "flows.cloudmesh",
     "flows.reconcile",
     "flows.watch",
+    "deployments.warm_baseline",  # the last: it sets aside what was imported before it
 )
 
 _COLD_PREFIXES = ("PYTHON", "LD_", "LANG", "LC_", "TZ", "MALLOC_", "OMP_")

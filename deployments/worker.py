@@ -1,14 +1,21 @@
 """The warm worker: a Prefect worker that forks each flow run from a process which has already imported everything.
 
 Prefect finds it through the entry point `prefect.collections`: `prefect worker start --pool cpu --type warm`. It uses
-Prefect's public interfaces (the worker's base class, its client, `python -m prefect.engine`) and one private one, the
-control channel with its two variables: without it the engine takes a cancellation for a crash.
+Prefect's public interfaces (the worker's base class, its client, `python -m prefect.engine`) and these private ones,
+each pinned by a test of the warm worker:
+
+- the control channel with its two variables: without it the engine takes a cancellation for a crash. That a flow run's
+  process has connected to it says that its engine has begun;
+- `_submit_run` of the base class, which takes one flow run: it is called when it is the flow run's turn;
+- `_propose_submitting_state` and `_give_worker_labels_to_flow_run` of the base class: what they tell the server need
+  not be told before the process starts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -30,18 +37,29 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events.clients import get_events_subscriber
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound, ObjectNotFound
 from prefect.runner._control_channel import ControlChannel
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Crashed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field, PrivateAttr
 
 from deployments.database import URL_NAMES
 from deployments.fork_server import FlowRunProcess, start_fork_server
+from deployments.plain_http import authorities, without_ours
 from deployments.warm_start import FlowRunStart
 
 _CANCELLATION_POLL_SECONDS = 1.0
 _GRACE_SECONDS = 30.0
+_EVENTS_AGAIN_SECONDS = 10.0
+"""How long after a lost connection the server is asked for events again."""
+
+_QUIET_POLL_SECONDS = 0.5
+_LONGEST_START_SECONDS = 5.0
+"""A flow run that takes longer to begin than this no longer keeps others from starting."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -68,7 +86,8 @@ class WarmConfiguration(BaseJobConfiguration):
         super().prepare_for_flow_run(flow_run, *about, **more)
         # Prefect hands on what it read from the operator's .env, and a database's password is none of a job's business.
         unset.update(URL_NAMES)
-        self.env = {name: value for name, value in {**os.environ, **self.env}.items() if name not in unset}
+        env = {name: value for name, value in {**os.environ, **self.env}.items() if name not in unset}
+        self.env = without_ours(env)
 
     def start_of(self, flow_run: FlowRun, working_dir: Path, control: Mapping[str, str]) -> FlowRunStart:
         """How this flow run is started, with the variables through which its engine finds the worker."""
@@ -103,18 +122,27 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         self._running: dict[UUID, FlowRunProcess] = {}
         self._cancelled: set[UUID] = set()
         self._control = ControlChannel()
+        self._starting = asyncio.Semaphore(os.cpu_count() or 1)
+        self._waiting = 0
+        """How many flow runs were taken and wait for their turn to start."""
+        self._labelling: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._closing = contextlib.AsyncExitStack()
 
     async def setup(self) -> None:
         """Import everything, then connect to the server: only then is the first flow run taken."""
+        os.environ |= authorities(PREFECT_API_URL.value() or "", os.environ)
         await start_fork_server()
         await self._closing.enter_async_context(self._control)
         await super().setup()
         watching = asyncio.create_task(self._watch_cancellations())
         self._closing.callback(watching.cancel)
+        self._looking = asyncio.create_task(self._look_when_told())
 
     async def teardown(self, *exc_info: Any) -> None:
         """Wait until what runs has ended, heeding cancellations meanwhile, then disconnect."""
+        if self._looking is not None:
+            self._looking.cancel()  # nothing new is taken any more
         try:
             await super().teardown(*exc_info)
         finally:
@@ -143,14 +171,85 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             await self._report_while_stopping(flow_run, status_code)
             return WarmResult(status_code=status_code, identifier=process.identifier)
 
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        """Take the flow run when it is its turn: as many start at once as there are processors.
+
+        More of them would only share the processors and the server, and the first would begin as late as the last. One
+        that waits is `Scheduled` still, and free for another worker.
+        """
+        self._waiting += 1
+        try:
+            await self._starting.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            await super()._submit_run(flow_run)
+            await self._has_begun(flow_run)
+        finally:
+            self._starting.release()
+
+    async def _has_begun(self, flow_run: FlowRun) -> None:
+        """Return once the flow run's engine has begun, or its process has ended, or others have waited long enough."""
+        if (process := self._running.get(flow_run.id)) is None:
+            return
+        begun = self._control._registrations[flow_run.id].connected
+        either = [asyncio.create_task(event.wait()) for event in (begun, process.has_ended)]
+        try:
+            await asyncio.wait(either, timeout=_LONGEST_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in either:
+                waiting.cancel()
+
+    async def _propose_submitting_state(self, flow_run: FlowRun) -> None:
+        """Say nothing: the flow run is `Pending`, and its process starts at once."""
+
+    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
+        """Label the flow run in a while: nothing waits for that."""
+        labelling = asyncio.create_task(self._label_when_quiet(flow_run_id))
+        self._labelling.add(labelling)
+        labelling.add_done_callback(functools.partial(self._labelled, flow_run_id))
+
+    async def _label_when_quiet(self, flow_run_id: UUID) -> None:
+        while self._waiting:  # noqa: ASYNC110  (a rough look is enough)
+            await asyncio.sleep(_QUIET_POLL_SECONDS)
+        await super()._give_worker_labels_to_flow_run(flow_run_id)
+
+    def _labelled(self, flow_run_id: UUID, labelling: asyncio.Task[None]) -> None:
+        self._labelling.discard(labelling)
+        if not labelling.cancelled() and (error := labelling.exception()):
+            _logger.warning("flow run %s has no labels of its worker: %s", flow_run_id, error)
+
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Take what is due, as Prefect's workers do."""
+        """Take what is due, as Prefect's workers do, unless some that were taken wait for their turn to start."""
+        if self._waiting:
+            return []
         try:
             return await super().get_and_submit_flow_runs()
         except RuntimeError:
             # Somebody put back a flow run that still runs here: the limiter refuses, and Prefect's worker would end.
             _logger.exception("some flow runs were not taken; trying again at the next look")
             return []
+
+    async def _look_when_told(self) -> None:
+        """Look for flow runs as soon as the server tells that one was scheduled: the next poll may be a while off.
+
+        Polling goes on beside it, so that an event that does not come costs that while and nothing else.
+        """
+        while True:
+            try:
+                async with get_events_subscriber(self._scheduled_here()) as told:
+                    async for _ in told:
+                        await self.get_and_submit_flow_runs()
+            except Exception:
+                _logger.debug("events are not to be had; flow runs are found by polling", exc_info=True)
+            await asyncio.sleep(_EVENTS_AGAIN_SECONDS)
+
+    def _scheduled_here(self) -> EventFilter:
+        """The events that tell of a flow run to be taken from our work pool."""
+        return EventFilter(
+            event=EventNameFilter(name=["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"]),
+            any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{self.work_pool.id}"]),
+        )
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: WarmConfiguration, grace_seconds: int = 30

@@ -63,9 +63,9 @@ class Stage(Generic[R]):
         self._tell = tell
         self._holds = holds
         self._tools = _keyword_only(function)
+        # Without tags: for a task that has some, the server is asked each time whether they are limited.
         self.task: Task[..., Any] = task(
             name=name,
-            tags=[f"stage:{name}"],
             retries=ATTEMPTS - 1,
             retry_delay_seconds=list(BACKOFF_SECONDS),
             retry_jitter_factor=JITTER_FACTOR,
