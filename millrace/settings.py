@@ -117,6 +117,40 @@ class CloudMeshSettings(_Section):
     code_bytes: int = Field(default=MIB, gt=0, description="Largest program fetched")
 
 
+class ComputeChainSettings(_Section):
+    """The ComputeChain network."""
+
+    rpc_urls: Names = Field(
+        default=(),
+        repr=False,  # an address may hold a provider's key
+        description="Nodes to ask, the first one until it fails; empty leaves the network out",
+    )
+    chain_id: str = Field(
+        default="", description="Expected chain id, as in a block's header; nothing is signed for another. Required"
+    )
+    key_name: str = Field(default="", description="Name of the worker's key in the keystore")
+    keystore: Path = Field(
+        default=Path("~/.computechain/keys"), description="Folder with the keys, shared with the network's own CLI"
+    )
+    gas_price: int = Field(default=0, ge=0, description="Wei for a unit of gas; 0 is the network's minimum")
+    every_blocks: int = Field(default=1, ge=1, description="Take the challenge of each n-th block")
+    backlog_blocks: int = Field(default=20, ge=1, description="How many missed blocks are caught up on, at most")
+    balance_floor_wei: int = Field(default=0, ge=0, description="No challenge is taken while the balance is below this")
+    confirmations: int = Field(default=3, ge=1, description="Blocks, its own included, until a result counts as final")
+    algorithm: Literal["matmul-i32-v1", "matmul-f64-cupy"] = Field(
+        default="matmul-i32-v1",
+        description="The challenge; `matmul-f64-cupy`, the public sample, is not portable and cannot be checked",
+    )
+    size: int = Field(default=4096, ge=1, le=65_535, description="Side n of the matrices")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda:[0-9]+)$",
+        description="auto (a free GPU, else the CPU), cpu or cuda:0",
+    )
+    sampled_rows: int = Field(default=16, ge=1, le=256, description="Rows of the product that the proof shows")
+    solve_seconds: float = Field(default=600.0, gt=0, description="Wall-clock time before a challenge is given up")
+
+
 _PREFIX = "MILLRACE_"
 ENV_FILE_NAME = "MILLRACE_ENV_FILE"
 
@@ -151,6 +185,7 @@ class Settings(BaseSettings):
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     ipfs: IpfsSettings = Field(default_factory=IpfsSettings)
     cloudmesh: CloudMeshSettings = Field(default_factory=CloudMeshSettings)
+    computechain: ComputeChainSettings = Field(default_factory=ComputeChainSettings)
 
     @classmethod
     def settings_customise_sources(
