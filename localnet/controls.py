@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from millrace.errors import MillraceError
+
 CONTROL_PATH = "/_localnet"
 
 
@@ -21,5 +23,5 @@ def control(actions: Mapping[str, Callable[..., Any]], document: Any) -> tuple[i
         return 400, {"error": f"no such action; known: {', '.join(sorted(actions))}"}
     try:
         return 200, {"result": action(**parameters)}
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, MillraceError) as error:
         return 400, {"error": f"{document['action']}: {error}"}

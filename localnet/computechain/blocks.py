@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from localnet.computechain.ledger import Change
-from localnet.computechain.wire import NodeTransaction
-
-NO_HASH = "0" * 64
-"""What stands for the block before the first, and for a root over no transactions."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """A block's header, its fields in the order in which they are hashed."""
-
-    height: int
-    prev_hash: str
-    timestamp: int
-    chain_id: str
-    proposer_address: str
-    round: int
-    tx_root: str
-    state_root: str
-    compute_root: str
-    gas_used: int
-    gas_limit: int
-
-    @cached_property
-    def digest(self) -> bytes:
-        """What the proposer signs: SHA-256 over the fields' text, without separators."""
-        return hashlib.sha256("".join(str(field) for field in asdict(self).values()).encode()).digest()
-
-    @property
-    def hash(self) -> str:
-        """The block's hash, which its JSON does not contain."""
-        return self.digest.hex()
+from protocols.computechain.block import Header
+from protocols.computechain.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -48,13 +17,13 @@ class Block:
     """A header, its transactions and signature, and by which steps it changed the accounts."""
 
     header: Header
-    transactions: tuple[NodeTransaction, ...]
+    transactions: tuple[Transaction, ...]
     pq_signature: str
     changes: tuple[Change, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The body of `GET /block/{height}`."""
-        header = {**asdict(self.header), "zk_state_proof_hash": None, "zk_compute_proof_hash": None}
+        header = {**self.header.model_dump(), "zk_state_proof_hash": None, "zk_compute_proof_hash": None}
         return {
             "header": header,
             "txs": [transaction.model_dump() for transaction in self.transactions],
@@ -93,7 +62,7 @@ class BlockStore:
         height = self._heights.get(tx_hash)
         return height if height is not None and height <= self.height(now) else None
 
-    def transactions(self) -> Iterator[NodeTransaction]:
+    def transactions(self) -> Iterator[Transaction]:
         """Everything that is in a block, readable or not, oldest first."""
         return chain.from_iterable(block.transactions for block in self._blocks)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from localnet.computechain.wire import NodeTransaction
+from protocols.computechain.transaction import Transaction
 
 EXPIRED = "Transaction expired (TTL exceeded)"
 EXPIRED_PARKED = "Transaction expired in pending queue (TTL exceeded)"
@@ -15,7 +15,7 @@ EXPIRED_PARKED = "Transaction expired in pending queue (TTL exceeded)"
 class Waiting:
     """A transaction and the time at which the node got it."""
 
-    transaction: NodeTransaction
+    transaction: Transaction
     since: float
 
 
@@ -31,7 +31,7 @@ class Mempool:
         self.most_parked_per_sender = 64
         self.life_seconds = 3_600.0
         self._pool: dict[str, Waiting] = {}
-        self._by_nonce: dict[str, dict[int, NodeTransaction]] = {}
+        self._by_nonce: dict[str, dict[int, Transaction]] = {}
         self._parked: dict[str, list[Waiting]] = {}
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Mempool:
         """How many of the sender's transactions are in the pool."""
         return len(self._by_nonce.get(sender, ()))
 
-    def parked(self, sender: str) -> list[NodeTransaction]:
+    def parked(self, sender: str) -> list[Transaction]:
         """The sender's transactions that wait for a lower nonce, in the order they came."""
         return [waiting.transaction for waiting in self._parked.get(sender, ())]
 
@@ -55,7 +55,7 @@ class Mempool:
             confirmed += 1
         return confirmed
 
-    def place(self, transaction: NodeTransaction, confirmed: int, now: float) -> str | None:
+    def place(self, transaction: Transaction, confirmed: int, now: float) -> str | None:
         """Take a transaction by its nonce: into the pool, aside, or not at all; then with the node's words for it."""
         sender = transaction.from_address
         expected = self.next_nonce(sender, confirmed)
@@ -70,7 +70,7 @@ class Mempool:
         parked.append(Waiting(transaction, now))  # also one that is parked already: the node does not look
         return None
 
-    def at(self, sender: str, nonce: int) -> NodeTransaction | None:
+    def at(self, sender: str, nonce: int) -> Transaction | None:
         """The pool's transaction of that sender and nonce, if it has one."""
         return self._by_nonce.get(sender, {}).get(nonce)
 

@@ -18,8 +18,8 @@ from localnet.computechain.receipts import Receipts
 from localnet.computechain.rules import refusal
 from localnet.computechain.schedule import BlockSchedule
 from localnet.computechain.spending import FAUCET_KEY
-from localnet.computechain.wire import NodeTransaction
 from protocols.computechain.networks import NetworkParameters
+from protocols.computechain.transaction import Transaction
 
 WEI_PER_CPC = 10**18
 SWEEP_SECONDS = 30.0
@@ -58,7 +58,7 @@ class Node:
         self._rejections: list[str] = []
         self._to_drop = 0
         self._doomed: set[str] = set()
-        self._of_strangers: list[NodeTransaction] = []
+        self._of_strangers: list[Transaction] = []
 
     def height(self) -> int:
         """The height of the newest block that can be read; -1 before the first."""
@@ -92,7 +92,7 @@ class Node:
         with self._settled():
             return [sent.hash for sent in self._blocks.transactions() if sent.from_address == address]
 
-    def receive(self, transaction: NodeTransaction) -> str | None:
+    def receive(self, transaction: Transaction) -> str | None:
         """What the node does with a transaction that it is sent; the reason in its words if it rejects it."""
         with self._settled():
             if self._rejections:

@@ -7,29 +7,29 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from localnet.computechain.blocks import NO_HASH, Block, Header
+from localnet.computechain.blocks import Block
 from localnet.computechain.ledger import Change, Ledger, state_root
 from localnet.computechain.mempool import Mempool
 from localnet.computechain.rules import can_be_included, changes, compute_leaf
-from localnet.computechain.wire import NodeTransaction
-from protocols.computechain.keys import ComputeKey, address_of
+from protocols.computechain.block import NO_HASH, Header
+from protocols.computechain.keys import VALIDATOR_PREFIX, ComputeKey, address_of
 from protocols.computechain.merkle import merkle_root
 from protocols.computechain.networks import NetworkParameters
-from protocols.computechain.transaction import GAS, SUBMIT_RESULT
+from protocols.computechain.transaction import GAS, SUBMIT_RESULT, Transaction
 
 VALIDATOR_KEYS = tuple(
     ComputeKey(hashlib.sha256(f"millrace localnet: validator {number}".encode()).digest()) for number in range(3)
 )
-VALIDATOR_ADDRESSES = tuple(address_of(key.public_key, "cpcvalcons") for key in VALIDATOR_KEYS)
+VALIDATOR_ADDRESSES = tuple(address_of(key.public_key, VALIDATOR_PREFIX) for key in VALIDATOR_KEYS)
 
 
 @dataclass
 class Draft:
     """A block in the making: what is in it, and what was thrown away on the way."""
 
-    transactions: list[NodeTransaction] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
-    dropped: list[NodeTransaction] = field(default_factory=list)
+    dropped: list[Transaction] = field(default_factory=list)
     gas_used: int = 0
 
 
@@ -43,7 +43,7 @@ class Proposer:
         self._network = network
         self._genesis_seconds = genesis_seconds
 
-    def fill(self, ledger: Ledger, first: Iterable[NodeTransaction], mempool: Mempool, doomed: set[str]) -> Draft:
+    def fill(self, ledger: Ledger, first: Iterable[Transaction], mempool: Mempool, doomed: set[str]) -> Draft:
         """Choose transactions and apply them to the ledger: those in `first`, then the pool's by gas price.
 
         Whatever may not be included, or is `doomed`, is dropped and leaves no trace.
@@ -63,7 +63,7 @@ class Proposer:
                     heapq.heappush(heads, _rank(follower))
         return draft
 
-    def _take(self, draft: Draft, ledger: Ledger, transaction: NodeTransaction, doomed: set[str]) -> bool:
+    def _take(self, draft: Draft, ledger: Ledger, transaction: Transaction, doomed: set[str]) -> bool:
         sender = ledger.account(transaction.from_address)
         if transaction.hash in doomed or not can_be_included(transaction, sender):
             draft.dropped.append(transaction)
@@ -89,21 +89,21 @@ class Proposer:
             chain_id=self._network.chain_id,
             proposer_address=VALIDATOR_ADDRESSES[turn],
             round=consensus_round,
-            tx_root=merkle_root(hashes) if hashes else NO_HASH,
+            tx_root=merkle_root(hashes) or NO_HASH,
             state_root=state_root("" if before is None else before.state_root, draft.changes),
-            compute_root=merkle_root(leaves) if leaves else "",
+            compute_root=merkle_root(leaves),
             gas_used=draft.gas_used,
             gas_limit=self._network.block_gas_limit,
         )
-        signature = VALIDATOR_KEYS[turn].sign(header.digest)
+        signature = VALIDATOR_KEYS[turn].sign(bytes.fromhex(header.hash))
         return Block(header, tuple(draft.transactions), signature, tuple(draft.changes))
 
 
-def _rank(transaction: NodeTransaction) -> tuple[int, str, int, NodeTransaction]:
+def _rank(transaction: Transaction) -> tuple[int, str, int, Transaction]:
     return -transaction.gas_price, transaction.from_address, transaction.nonce, transaction
 
 
-def _executable(ledger: Ledger, mempool: Mempool) -> Iterator[NodeTransaction]:
+def _executable(ledger: Ledger, mempool: Mempool) -> Iterator[Transaction]:
     """The pool's transaction with the account's own nonce, of every sender that has one."""
     for sender in mempool.senders():
         transaction = mempool.at(sender, ledger.account(sender).nonce)

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from localnet.computechain.blocks import NO_HASH
 from localnet.computechain.chain import Chain
 from localnet.computechain.proposer import VALIDATOR_ADDRESSES, VALIDATOR_KEYS
-from localnet.computechain.wire import NodeTransaction
+from protocols.computechain.block import NO_HASH
+from protocols.computechain.transaction import Transaction
 
 _Value = TypeVar("_Value")
 _POWER = 10**24  # in wei, and past what a float holds exactly
@@ -146,10 +146,10 @@ def _parsed(adapter: TypeAdapter[_Value], text: str, place: str, name: str) -> _
         raise HttpError(422, _schema_errors(error, place, name)) from error
 
 
-def _transaction(body: bytes) -> NodeTransaction:
+def _transaction(body: bytes) -> Transaction:
     """Raises HttpError 422 with pydantic's list for what is no transaction, 400 for what cannot be read at all."""
     try:
-        return NodeTransaction.model_validate(json.loads(body))
+        return Transaction.model_validate(json.loads(body))
     except ValidationError as error:
         raise HttpError(422, _schema_errors(error, "body")) from error
     except json.JSONDecodeError as error:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from localnet.computechain.ledger import Account, Change
 from localnet.computechain.mempool import Mempool
 from localnet.computechain.signatures import key_refusal
-from localnet.computechain.wire import NodeComputeResult, NodeTransaction
 from protocols.computechain.networks import NetworkParameters
-from protocols.computechain.transaction import GAS, SUBMIT_RESULT, TRANSFER
+from protocols.computechain.transaction import GAS, SUBMIT_RESULT, TRANSFER, ComputeResult, Transaction
 
 
-def refusal(transaction: NodeTransaction, network: NetworkParameters, mempool: Mempool, account: Account) -> str | None:
+def refusal(transaction: Transaction, network: NetworkParameters, mempool: Mempool, account: Account) -> str | None:
     """Why `/tx/send` rejects a transaction, in the node's words, before it looks at the nonce; None if it does not.
 
     Arguments: `account` is the sender's, as of the newest block.
@@ -36,7 +33,7 @@ def refusal(transaction: NodeTransaction, network: NetworkParameters, mempool: M
     return None
 
 
-def _gas_refusal(transaction: NodeTransaction) -> str | None:
+def _gas_refusal(transaction: Transaction) -> str | None:
     gas = GAS.get(transaction.tx_type)
     if gas is None:
         return "unknown_tx_type"
@@ -47,12 +44,12 @@ def _gas_refusal(transaction: NodeTransaction) -> str | None:
     return None
 
 
-def cost_wei(transaction: NodeTransaction) -> int:
+def cost_wei(transaction: Transaction) -> int:
     """What including it costs the sender: the gas of its type, and never what it offered above that."""
     return GAS[transaction.tx_type] * transaction.gas_price
 
 
-def can_be_included(transaction: NodeTransaction, account: Account) -> bool:
+def can_be_included(transaction: Transaction, account: Account) -> bool:
     """Whether the proposer takes it into a block; if not, it is dropped without a word to anybody.
 
     Keys and signature were checked at the door, and a transaction cannot change afterwards.
@@ -67,16 +64,16 @@ def can_be_included(transaction: NodeTransaction, account: Account) -> bool:
     return transaction.tx_type != TRANSFER or transaction.to_address is not None
 
 
-def compute_leaf(transaction: NodeTransaction) -> bytes | None:
+def compute_leaf(transaction: Transaction) -> bytes | None:
     """The leaf of the result that a SUBMIT_RESULT carries; None if it is malformed or another worker's."""
     try:
-        result = NodeComputeResult.model_validate(transaction.payload)
+        result = ComputeResult.model_validate(transaction.payload)
         return result.leaf() if result.worker_address == transaction.from_address else None
-    except (ValidationError, UnicodeEncodeError):  # the latter is half a surrogate pair
+    except ValueError:  # pydantic's, or that of half a surrogate pair
         return None
 
 
-def changes(transaction: NodeTransaction) -> list[Change]:
+def changes(transaction: Transaction) -> list[Change]:
     """What including it does to the accounts. An amount that is no transfer's is credited to nobody."""
     sender = Change(transaction.from_address, -transaction.amount - cost_wei(transaction), nonces=1)
     if transaction.tx_type == TRANSFER and transaction.to_address is not None:

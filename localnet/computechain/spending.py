@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 
-from localnet.computechain.wire import NodeTransaction
 from protocols.computechain.keys import ComputeKey
 from protocols.computechain.networks import NetworkParameters
-from protocols.computechain.transaction import GAS, TRANSFER
+from protocols.computechain.transaction import GAS, TRANSFER, Transaction
 
 FAUCET_KEY = ComputeKey(hashlib.sha256(b"millrace localnet: faucet").digest())
 """Holds the premine. Everybody knows this key, as on the real devnet; it opens nothing elsewhere."""
 
 
-def transfer(key: ComputeKey, to_address: str, wei: int, nonce: int, network: NetworkParameters) -> NodeTransaction:
+def transfer(key: ComputeKey, to_address: str, wei: int, nonce: int, network: NetworkParameters) -> Transaction:
     """A signed transfer at the network's lowest gas price."""
-    unsigned = NodeTransaction(
+    unsigned = Transaction(
         tx_type=TRANSFER,
         from_address=key.address,
         to_address=to_address,

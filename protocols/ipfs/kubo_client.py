@@ -6,9 +6,11 @@ client of its own, so that threads share nothing.
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -41,15 +43,40 @@ class DaemonRefused(Permanent):
     """The daemon answered with an error of its own."""
 
 
+class HangUp:
+    """Ends the connections of a client whose answer nobody waits for any more; may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connected: list[socket.socket] = []
+        self._called = False
+
+    def __call__(self) -> None:
+        """Hang up, on connections yet to be made as well: whoever reads sees the end of the stream."""
+        with self._lock:
+            self._called = True
+            for connected in self._connected:
+                _shut(connected)
+
+    def watch(self, connected: socket.socket) -> None:
+        """Take a connection that was just made."""
+        with self._lock:
+            self._connected.append(connected)
+            if self._called:
+                _shut(connected)
+
+
 @contextmanager
-def daemon_client(multiaddr: str, timeout_seconds: float) -> Iterator[Any]:
+def daemon_client(multiaddr: str, timeout_seconds: float, hang_up: HangUp | None = None) -> Iterator[Any]:
     """A client with an open connection; `timeout_seconds` bounds each wait for the daemon, and each whole answer.
 
-    Its errors leave as ours, see `as_our_errors`; Permanent if the address is none.
+    `hang_up` ends all that waits for the daemon at once. Errors leave as ours, see `as_our_errors`; Permanent if the
+    address is none.
     """
     with as_our_errors(multiaddr), ipfshttpclient.Client(multiaddr, timeout=timeout_seconds) as client:
         _quieten(client)
         _cap_answers(client, time.monotonic() + timeout_seconds)
+        _watch_connections(client, hang_up or HangUp())
         yield client
 
 
@@ -113,6 +140,29 @@ def _capped(response: requests.Response, deadline: float, *_: Any, **__: Any) ->
         if time.monotonic() > deadline:
             raise ContentUnavailable("the daemon did not send all of its answer in time")
         yield piece
+
+
+def _watch_connections(client: Any, hang_up: HangUp) -> None:
+    """Have each connection told to `hang_up`: a connection in use cannot be found through its pool."""
+    for adapter in set(client._client._session.adapters.values()):
+        pools = adapter.poolmanager.pool_classes_by_scheme
+        watched = {scheme: _watched(pool, hang_up) for scheme, pool in pools.items()}
+        adapter.poolmanager.pool_classes_by_scheme = watched
+
+
+def _watched(pool: Any, hang_up: HangUp) -> type:
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            hang_up.watch(self.sock)
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+
+def _shut(connected: socket.socket) -> None:
+    with suppress(OSError):  # it has ended
+        # Not the method of a TLS socket, which another thread may be reading from.
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _short(error: Exception) -> str:

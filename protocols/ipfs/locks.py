@@ -14,6 +14,8 @@ from typing import IO
 from protocols.ipfs.atomic import disk_of
 from protocols.ipfs.errors import StoreFault
 
+SUFFIX = ".lock"
+
 _POLL_SECONDS = 0.05
 _SHORT_POLL_SECONDS = 0.01
 _SHORT_WORK_SECONDS = 60.0
@@ -61,10 +63,12 @@ def _locked(file: IO[str]) -> bool:
 async def alone(path: Path, timeout_seconds: float) -> AsyncIterator[None]:
     """Hold the lock at `path`, which may be for long and is one of many: its file goes with its last holder.
 
-    Raises HeldElsewhere if others have it for longer than `timeout_seconds`, StoreFault if it cannot be made.
+    Files of holders that were killed are removed from its folder by whoever comes next. Raises HeldElsewhere if others
+    have it for longer than `timeout_seconds`, StoreFault if it cannot be made.
     """
     with disk_of(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
     deadline = time.monotonic() + timeout_seconds
     while (lock := _taken(path)) is None:
         if time.monotonic() >= deadline:
@@ -85,6 +89,13 @@ def _taken(path: Path) -> IO[str] | None:
             return lock
     lock.close()
     return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the locks that nobody holds. Taking each first keeps this from happening to one that was just made."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        if (lock := _taken(path)) is not None:
+            _give_up(path, lock)
 
 
 def _give_up(path: Path, lock: IO[str]) -> None:

@@ -28,6 +28,7 @@ from protocols.ipfs.errors import (
     UnsupportedContent,
 )
 from protocols.ipfs.importer import import_blocks, import_file, matching_profile
+from protocols.ipfs.locks import SUFFIX as LOCK_SUFFIX
 from protocols.ipfs.multibase import encode_base32
 from protocols.ipfs.profiles import PROFILES, V1, Profile
 from protocols.ipfs.reader import ReadLimits, read_file, walk_dag
@@ -161,14 +162,22 @@ class ContentStore:
 
     def lock_of(self, cid: CID) -> Path:
         """Where whoever fetches this content holds a lock meanwhile."""
-        return self.root / ".fetching" / f"{self._path(cid).name}.lock"
+        return self.root / ".fetching" / f"{self._path(cid).name}{LOCK_SUFFIX}"
 
     def _mark(self, cid: CID | str, *, pinned: bool) -> None:
         cid = _parsed(cid)
         with disk_of(self.root), self._room.lock():
-            entry = self.entry(cid)
-            if entry.pinned != pinned:
-                self._note(cid, entry.model_copy(update={"pinned": pinned}))
+            self._set_pinned(cid, pinned=pinned)
+
+    def _set_pinned(self, cid: CID, *, pinned: bool) -> None:
+        entry, path = self.entry(cid), self._path(cid)
+        if entry.pinned == pinned:
+            return
+        if not pinned:
+            self._room.may_go(path)
+        self._note(cid, entry.model_copy(update={"pinned": pinned}))
+        if pinned:
+            self._room.must_stay(path)
 
     def _is_pinned(self, path: Path) -> bool:
         """Whether the content at `path` may not be evicted; content whose note is broken is not worth keeping."""
@@ -194,15 +203,17 @@ class ContentStore:
         with disk_of(self.root), self._room.lock():
             if self._is_sound(cid):
                 touch(self._path(cid), self._clock())
-                if pinned and not self.entry(cid).pinned:
-                    self._note(cid, self.entry(cid).model_copy(update={"pinned": True}))
+                if pinned:
+                    self._set_pinned(cid, pinned=True)
                 return
+            path = self._path(cid)
             entry = Entry(cid=str(cid), profile=profile, size=size, created=self._clock(), pinned=pinned)
-            with self._room.taking(size + len(entry.model_dump_json())):
+            with self._room.taking(path, size, len(entry.model_dump_json())):
                 # The note goes first: content that is there always has one.
                 self._note(cid, entry)
-                write_atomically(self._path(cid), pieces)
-                touch(self._path(cid), self._clock())
+                (self._room.must_stay if pinned else self._room.may_go)(path)
+                write_atomically(path, pieces)
+                touch(path, self._clock())
 
     def _is_sound(self, cid: CID) -> bool:
         """Whether the content is here and matches; damaged content is set aside, to be written anew."""
@@ -257,6 +268,7 @@ class ContentStore:
         path = self._path(cid)
         damaged = path.with_suffix(path.suffix + DAMAGED_SUFFIX)
         with disk_of(self.root), suppress(FileNotFoundError):  # another reader may have done it already
+            self._room.may_go(damaged)
             path.replace(damaged)
         _logger.warning("%s was damaged in the store and is now %s: %s", cid, damaged, error)
         return ContentUnavailable(f"{cid} was damaged in the store: {error}", hint="it will be fetched again")

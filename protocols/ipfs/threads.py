@@ -10,12 +10,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+THREAD_NAME = "ipfs-call"
 
-async def in_thread(call: Callable[[], T]) -> T:
+
+async def in_thread(call: Callable[[], T], *, given_up: Callable[[], None] | None = None) -> T:
     """The result of `call`, made in a thread of its own.
 
     Unlike `asyncio.to_thread`, a call that was given up on, and that a slow peer still holds, keeps neither the
-    event loop nor the process from ending.
+    event loop nor the process from ending. `given_up` is called then, and may see to it that the thread ends as well.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -37,5 +39,10 @@ async def in_thread(call: Callable[[], T]) -> T:
         else:
             tell(lambda: done.set_result(result))
 
-    threading.Thread(target=run, name="ipfs-call", daemon=True).start()
-    return await done
+    threading.Thread(target=run, name=THREAD_NAME, daemon=True).start()
+    try:
+        return await done
+    except asyncio.CancelledError:
+        if given_up is not None:
+            given_up()
+        raise

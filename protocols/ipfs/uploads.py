@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -13,6 +16,9 @@ from protocols.ipfs.atomic import disk_of, write_atomically
 from protocols.ipfs.cid import CID, RAW
 from protocols.ipfs.multibase import encode_base32
 from protocols.ipfs.profiles import V1
+
+KEPT_SECONDS = 30 * 86_400.0
+"""Far longer than any flow run is retried. Content uploaded again later may be sent again, which changes nothing."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,11 +53,13 @@ class Upload(BaseModel):
 class UploadRecords:
     """The records in `folder`, one file each; the last word about a content and a service replaces the one before.
 
+    Each record that is written takes those beside it along that are older than KEPT_SECONDS by `clock` (Unix seconds).
     Raises StoreFault if one cannot be kept.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
+        self._clock = clock
 
     def find(self, cid: CID, service: str) -> Upload | None:
         """What is known, or None if it was never handed over."""
@@ -69,6 +77,15 @@ class UploadRecords:
         path = self._path(CID.parse(upload.cid), upload.service)
         with disk_of(self._folder):
             write_atomically(path, [upload.model_dump_json().encode()])
+            self._forget_old(path.parent)
+
+    def _forget_old(self, folder: Path) -> None:
+        """Remove the old records of one of the thousand folders, and what killed writers left there."""
+        oldest = self._clock() - KEPT_SECONDS
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # another flow run did it
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def _path(self, cid: CID, service: str) -> Path:
         name = encode_base32(cid.multihash)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from millrace.limits import MIB, Limits
-from stages.execute.sandbox import bubblewrap, launch, supervisor
+from stages.execute.sandbox import bubblewrap, launch, start, supervisor
 from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 from stages.execute.sandbox.cgroup import Group, Hierarchy
 
@@ -140,7 +140,7 @@ def supervised_with(*, later_seconds: float = 0, output_times: int = 1) -> Weake
             super().__init__(process, fd, group, more, deadline + later_seconds, cancel)
 
     def weaken(patch: pytest.MonkeyPatch, sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
-        patch.setattr(bubblewrap, "Supervisor", Lenient)
+        patch.setattr(start, "Supervisor", Lenient)
         return sandbox
 
     return weaken
@@ -204,7 +204,7 @@ def unisolated_interpreter(patch: pytest.MonkeyPatch, sandbox: BubblewrapSandbox
 
 def unsealed_input(patch: pytest.MonkeyPatch, sandbox: BubblewrapSandbox) -> BubblewrapSandbox:
     """Standard input is a file that can be changed."""
-    sealed = bubblewrap.sealed_file
+    sealed = start.sealed_file
 
     def made(name: str, content: bytes) -> int:
         if name != "stdin":
@@ -214,5 +214,5 @@ def unsealed_input(patch: pytest.MonkeyPatch, sandbox: BubblewrapSandbox) -> Bub
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
-    patch.setattr(bubblewrap, "sealed_file", made)
+    patch.setattr(start, "sealed_file", made)
     return sandbox

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from millrace.errors import Declined
 from millrace.limits import MIB, Limits
 from millrace.settings import SandboxSettings, Settings
 from stages.execute.sandbox import Outcome, Spec, Status
-from stages.execute.sandbox.containers import options
+from stages.execute.sandbox.containers import former, leftovers, options
 from stages.execute.sandbox.containers import sandbox as containers
 from stages.execute.sandbox.containers.leftovers import sweep_containers
 from stages.execute.sandbox.containers.opening import open_docker
-from stages.execute.sandbox.containers.options import OWNER
+from stages.execute.sandbox.containers.options import GVISOR_BYTES, LATE_SECONDS, OWNER, since_boot
 from stages.execute.sandbox.containers.sandbox import DockerSandbox
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.execute.sandbox.selftest import ensure_working
@@ -151,6 +152,26 @@ def test_output_written_before_a_timeout_is_kept(sandbox: DockerSandbox) -> None
     assert (outcome.status, outcome.returncode, outcome.stdout) == (Status.timeout, -9, b"so far\n")
 
 
+def test_cpu_time_and_memory_of_a_run_are_its_own(sandbox: DockerSandbox) -> None:
+    """Docker forgets what a container used when it ends; receipts had nothing to show."""
+    if sandbox.daemon.meters is None:
+        pytest.skip("Docker's control groups are not of version 1, or not its own")
+    burning = "block = bytearray(60 << 20)\nwhile time.process_time() < 0.5: pass"
+    used = run(sandbox, burning, limits(wall_seconds=30, memory_bytes=256 * MIB)).usage
+    assert used.cpu_seconds is not None
+    assert used.peak_memory_bytes is not None
+    assert 0.5 <= used.cpu_seconds < 3
+    assert 60 * MIB <= used.peak_memory_bytes < 60 * MIB + GVISOR_BYTES
+    after = run(sandbox, "pass").usage
+    assert after.cpu_seconds is not None
+    assert after.peak_memory_bytes is not None
+    assert after.cpu_seconds < 0.5
+    assert after.peak_memory_bytes < 50 * MIB
+    killed = run(sandbox, "while True: pass", limits(wall_seconds=1)).usage
+    assert killed.cpu_seconds is not None
+    assert killed.cpu_seconds > 0.3
+
+
 def test_cancelling_ends_the_container(sandbox: DockerSandbox, api: APIClient) -> None:
     cancel = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -199,17 +220,22 @@ def test_a_forked_child_can_run_containers_of_its_own(runc: DockerSandbox) -> No
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@contextmanager
-def killed_worker(api: APIClient, runtime: str) -> Iterator[int]:
-    """The pid of a worker that was killed while its job ran."""
+def worker(runtime: str) -> list[str]:
+    """The command of a worker whose job sleeps."""
     program = PRELUDE + "os.fork()\ntime.sleep(300)"
-    worker = textwrap.dedent(f"""
+    script = textwrap.dedent(f"""
         from millrace.settings import SandboxSettings, Settings
         from stages.execute.sandbox import Spec, open_sandbox
         settings = Settings(_env_file=None, sandbox=SandboxSettings(backend="docker", runtime={runtime!r}))
         open_sandbox(settings).run(Spec({program!r}.encode()))
     """)
-    with subprocess.Popen([sys.executable, "-c", worker]) as process:
+    return [sys.executable, "-c", script]
+
+
+@contextmanager
+def killed_worker(api: APIClient, runtime: str) -> Iterator[int]:
+    """The pid of a worker that was killed while its job ran."""
+    with subprocess.Popen(worker(runtime)) as process:
         assert wait_until(lambda: any(c["State"] == "running" for c in owned(api, process.pid)), 30)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -233,6 +259,26 @@ def test_the_next_run_sweeps_as_well(runc: DockerSandbox, api: APIClient) -> Non
     with killed_worker(api, "runc") as pid:
         assert run(runc, "print('next')").stdout == b"next\n"
         assert owned(api, pid) == []
+
+
+def test_a_worker_killed_in_another_container_leaves_its_job_no_more_than_its_time(
+    runc: DockerSandbox, api: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could tell that it was dead, so its container ran until the machine's end."""
+    known = {container["Id"] for container in api.containers(all=True)}
+
+    def left() -> list[dict[str, Any]]:
+        return [c for c in api.containers(filters={"label": OWNER}) if c["Id"] not in known]
+
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *worker("runc")]) as process:
+        assert wait_until(lambda: bool(left()), 30)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (container,) = left()
+    assert runc.sweep() == []
+    monkeypatch.setattr(leftovers, "since_boot", lambda: since_boot() + Limits().wall_seconds + LATE_SECONDS + 1)
+    assert runc.sweep() == [container["Labels"][OWNER]]
+    assert left() == []
 
 
 def test_sweeping_leaves_living_runs_and_other_people_s_containers_alone(runc: DockerSandbox, api: APIClient) -> None:
@@ -287,11 +333,11 @@ def test_the_command_line_makes_the_image_and_prints_its_id(runc: DockerSandbox,
     assert told.stdout == f"{runc.image.id} with {runc.image.python}\n"
 
 
-def imported(api: APIClient, *changes: str) -> str:
+def imported(api: APIClient, *changes: str, repository: str = "millrace-test", tag: str = "moving") -> str:
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("empty"))
-    told = api.import_image(layer.getvalue(), repository="millrace-test", tag="moving", changes=list(changes))
+    told = api.import_image(layer.getvalue(), repository=repository, tag=tag, changes=list(changes))
     return str(json.loads(told.strip().splitlines()[-1])["status"])
 
 
@@ -335,3 +381,39 @@ def test_an_image_is_made_where_there_is_none(api: APIClient, runc: DockerSandbo
         run(made, "import sqlite3, ssl, zoneinfo; print(zoneinfo.ZoneInfo('Europe/Rome').key)").stdout
         == b"Europe/Rome\n"
     )
+
+
+def test_a_former_image_goes_a_month_after_somebody_last_opened_it(api: APIClient) -> None:
+    """Each update of the system's Python left an image of 76 MB behind, for ever."""
+    former_image = imported(api, "LABEL millrace.files=former", repository=former.REPOSITORY, tag="former")
+    others = imported(api, "LABEL millrace.files=others", tag="kept")
+    listed = [
+        image for image in api.images(filters={"label": "millrace.files"}) if image["Id"] in (former_image, others)
+    ]
+    in_use = api.create_container(former_image, ["/nothing"])["Id"]
+    now = datetime.now(UTC)
+    try:
+        assert former.remove_former(api, listed, now + former.KEPT - timedelta(hours=1)) == []
+        late = now + former.KEPT + timedelta(hours=1)
+        assert former.remove_former(api, listed, late) == [], "one has a container, the other a name of somebody's own"
+        api.remove_container(in_use)
+        assert former.remove_former(api, listed, late) == [former_image]
+        assert former.remove_former(api, listed, late) == [], "another worker was first"
+        left = {image["Id"] for image in api.images()}
+        assert former_image not in left
+        assert others in left
+    finally:
+        api.remove_image(others)
+
+
+def test_an_image_that_is_opened_does_not_grow_old(api: APIClient) -> None:
+    """Docker does not tell when one was last used: another worker's would be removed under its jobs."""
+    opened = imported(api, "LABEL millrace.files=opened", repository=former.REPOSITORY, tag="opened")
+    try:
+        before = former._last_named(api, opened)
+        former.note_use(api, opened, "opened", before + timedelta(hours=23))
+        assert former._last_named(api, opened) == before
+        former.note_use(api, opened, "opened", before + timedelta(hours=25))
+        assert former._last_named(api, opened) > before
+    finally:
+        api.remove_image(opened)

@@ -284,6 +284,7 @@ def test_stale_cgroups_are_swept_by_owner(grouped: BubblewrapSandbox, stale: Cal
     ]
     leftover = stale(swept)
     with subprocess.Popen(leftover.wrap(["/bin/sleep", "60"])) as process:
+        leftover.take(process.pid)
         for name in kept:
             stale(name)
         assert wait_until(lambda: runs_sleep(process.pid))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from stages.execute.sandbox.cgroup import Group, Hierarchy
 from stages.execute.sandbox.interface import Check, Outcome, Spec, Status
 from stages.execute.sandbox.interpreter import Interpreter
 from stages.execute.sandbox.launch import inside_command, launch_command
-from stages.execute.sandbox.libraries import gathered
+from stages.execute.sandbox.libraries import gathered, sweep_copies
 from stages.execute.sandbox.owner import new_name
-from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.slots import Slots
+from stages.execute.sandbox.start import Start
 from stages.execute.sandbox.supervisor import Ending, Supervisor
 from stages.execute.sandbox.tools import Tools
 from stages.execute.sandbox.verdict import Observation, judge
@@ -65,8 +66,8 @@ class BubblewrapSandbox:
         return selftest.check(self, grouped=self.hierarchy is not None, expected=expected)
 
     def sweep(self) -> list[str]:
-        """Remove the control groups of workers that are gone."""
-        return self.hierarchy.sweep() if self.hierarchy else []
+        """Remove the control groups of workers that are gone, and copies of libraries that nobody uses any more."""
+        return [*(self.hierarchy.sweep() if self.hierarchy else []), *sweep_copies(self.cache)]
 
     def describe(self) -> list[str]:
         """What is weaker here than as root with control groups."""
@@ -110,43 +111,25 @@ class BubblewrapSandbox:
     def _start(
         self, spec: Spec, uid: int | None, group: Group | None, began: float, cancel: threading.Event | None
     ) -> Supervisor:
-        """Start the box; what it is handed is closed on our side once it has it, the rest if it does not start.
-
-        The box dies with the *thread* that starts it, as the kernel reads "parent death". So it must be started by the
-        thread that waits for it, and never by one of a pool that hands it on.
-        """
+        """Start the box, which waits for its arguments until it is in its group."""
         limits, grouped = spec.limits, group is not None
-        with ExitStack() as theirs, ExitStack() as ours:
-
-            def handed(name: str, content: bytes) -> int:
-                fd = sealed_file(name, content)
-                theirs.callback(os.close, fd)
-                return fd
-
-            report, report_end = os.pipe()
-            ours.callback(os.close, report)
-            theirs.callback(os.close, report_end)
-            fds = Descriptors(handed("program", spec.program), handed("filter", self.seccomp_program), report_end)
-            arguments = handed("arguments", box_arguments(gathered(self.interpreter, self.cache), limits, fds))
-            inside = inside_command(self.tools, limits, job_command(self.interpreter), grouped=grouped)
-            box = [str(self.tools.bwrap), "--args", str(arguments), *inside]
-            command = launch_command(self.tools, limits, uid, box, grouped=grouped)
-            process = subprocess.Popen(
-                group.wrap(command) if group else command,
-                env=self.environment,
-                cwd="/",
-                umask=0o077,
-                start_new_session=True,
-                bufsize=0,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                stdin=handed("stdin", spec.stdin) if spec.stdin else subprocess.DEVNULL,
-                pass_fds=(fds.program, fds.seccomp, fds.report, arguments),
+        with Start() as start:
+            fds = Descriptors(
+                program=start.hand("program", spec.program),
+                seccomp=start.hand("filter", self.seccomp_program),
+                report=start.report,
             )
-            ours.callback(_abandon, process)
-            supervisor = Supervisor(process, report, group, limits, began + limits.wall_seconds, cancel)
-            ours.pop_all()
-            return supervisor
+            gate, arguments = start.connect()
+            inside = inside_command(self.tools, limits, job_command(self.interpreter), grouped=grouped)
+            box = [str(self.tools.bwrap), "--args", str(gate), *inside]
+            command = launch_command(self.tools, limits, uid, box, grouped=grouped)
+            process = start.process(group.wrap(command) if group else command, self.environment, spec.stdin or None)
+            if group is not None:
+                group.take(process.pid)
+            arguments.sendall(box_arguments(gathered(self.interpreter, self.cache), limits, fds))
+            # Closing is not enough: a child forked meanwhile holds a copy of the descriptor.
+            arguments.shutdown(socket.SHUT_WR)
+            return start.watch(group, limits, began + limits.wall_seconds, cancel)
 
     @contextmanager
     def _slot(self) -> Iterator[int | None]:
@@ -177,9 +160,3 @@ _WITHOUT_GROUPS = (
     "the number of files in /tmp is limited by nothing but the kernel: empty ones take about 1 KB of its memory each",
 )
 _ONE_USER = "jobs run under the worker's own user id: only the namespaces keep them from your processes and files"
-
-
-def _abandon(process: subprocess.Popen[bytes]) -> None:
-    """End a box that we could not begin to watch."""
-    process.kill()
-    process.communicate()

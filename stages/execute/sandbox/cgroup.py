@@ -28,7 +28,14 @@ class Group(Protocol):
     """The control group of one run."""
 
     def wrap(self, command: Sequence[str]) -> list[str]:
-        """`command`, changed so that it runs inside the group from its first instruction on."""
+        """`command`, changed so that it joins the group before anything else, or as it is: see `take`."""
+        ...
+
+    def take(self, pid: int) -> None:
+        """Move the process that `command` became, our child, into the group if it does not join by itself.
+
+        OSError if the kernel refuses. It must not have children yet.
+        """
         ...
 
     def kill(self) -> bool:

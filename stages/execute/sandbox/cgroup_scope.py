@@ -118,6 +118,9 @@ class ScopeGroup:
         """`command`, in a scope of its own beside the anchor."""
         return [*self._start, "/bin/sh", "-c", _START, "sh", str(self._anchor_seconds), *command]
 
+    def take(self, pid: int) -> None:
+        """systemd has put it there."""
+
     def kill(self) -> bool:
         """Nothing but the anchor outlives the box's first process, which the supervisor has killed."""
         return True

@@ -99,6 +99,9 @@ class GroupV1:
         """
         return join(self.unique_folders, command, file="tasks")
 
+    def take(self, pid: int) -> None:
+        """It has joined by itself."""
+
     def kill(self) -> bool:
         """SIGKILL everything in any of the groups."""
         return kill_all(lambda: set().union(*(pids_in(folder) for folder in self.unique_folders)))

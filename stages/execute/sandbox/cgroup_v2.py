@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from stages.execute.sandbox.cgroup import (
     CPU_PERIOD_MICROSECONDS,
     OWN_PROCESSES,
     counter,
-    join,
     kill_all,
     pids_in,
     quota_microseconds,
@@ -82,8 +82,17 @@ class GroupV2:
         (self.folder / "cpu.max").write_text(f"{quota_microseconds(limits.cpus)} {CPU_PERIOD_MICROSECONDS}")
 
     def wrap(self, command: Sequence[str]) -> list[str]:
-        """`command`, joining the group first."""
-        return join([self.folder], command)
+        """`command` as it is: see `take`."""
+        return list(command)
+
+    def take(self, pid: int) -> None:
+        """Move it from outside, while it is on its way through its first steps.
+
+        Here the kernel waits some 10 ms until no process of the machine is forking, whoever is moved (a thread that
+        moves itself it spares in version 1 only). Joining by itself, the box would wait out all of it.
+        """
+        with suppress(ProcessLookupError):  # it has ended, and will say why
+            (self.folder / "cgroup.procs").write_text(str(pid))
 
     def kill(self) -> bool:
         """Kill the whole group at once; one by one where the kernel (before 5.14) has no `cgroup.kill`."""

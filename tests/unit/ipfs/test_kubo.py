@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
+import threading
+import time
 
 import pytest
 from ipfshttpclient.exceptions import ErrorResponse
@@ -20,9 +23,10 @@ from protocols.ipfs.errors import (
 )
 from protocols.ipfs.importer import import_file
 from protocols.ipfs.kubo import KuboDaemon
-from protocols.ipfs.kubo_client import daemon_client
+from protocols.ipfs.kubo_client import HangUp, daemon_client
 from protocols.ipfs.profiles import PROFILES, V0, V1, Profile
 from protocols.ipfs.reader import ReadLimits
+from protocols.ipfs.threads import THREAD_NAME
 
 SMALL = b"a result\n"
 LARGE = random.Random(6).randbytes(600_000)
@@ -88,6 +92,29 @@ async def test_a_daemon_that_fails_half_way_is_worth_another_try(
     network.misbehave("rpc", faults)
     with pytest.raises(ContentUnavailable):
         await daemon.fetch(cid, LIMITS, 0.3)
+
+
+@pytest.mark.parametrize("faults", [Faults(hang_seconds=30), Faults(drip_seconds=10)], ids=["silent", "drip"])
+async def test_a_daemon_that_nobody_waits_for_any_more_keeps_no_thread(network: IpfsLocalnet, faults: Faults) -> None:
+    """Whenever a gateway was faster than a silent daemon, a thread waited on, for up to the whole time-out."""
+    cid = CID.parse(network.add(LARGE))
+    network.misbehave("rpc", faults)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(KuboDaemon(network.rpc_url).fetch(cid, LIMITS, 60.0), 0.3)
+    began = time.monotonic()
+    for thread in [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]:
+        thread.join(3.0)
+    assert time.monotonic() < began + 3.0
+
+
+async def test_a_call_given_up_before_it_is_connected_hangs_up_then(network: IpfsLocalnet) -> None:
+    network.misbehave("rpc", Faults(hang_seconds=30))
+    hang_up = HangUp()
+    hang_up()
+    began = time.monotonic()
+    with pytest.raises(ContentUnavailable), daemon_client(multiaddr(network), 30.0, hang_up) as client:
+        client.version()
+    assert time.monotonic() < began + 3.0
 
 
 async def test_a_body_that_takes_too_long_is_given_up_between_its_pieces(network: IpfsLocalnet) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
 from protocols.ipfs.errors import StoreFault
-from protocols.ipfs.locks import held
+from protocols.ipfs.locks import HeldElsewhere, alone, held
 
 
 class Time:
@@ -50,3 +51,21 @@ def test_a_lock_that_others_let_go_of_is_had_at_once(tmp_path: Path) -> None:
             pytest.fail("two have it")
     with held(path, 0.0):
         assert path.exists()
+
+
+async def test_the_lock_of_a_killed_holder_goes_with_the_next_fetch_of_anything(tmp_path: Path) -> None:
+    """The file of each content that somebody was killed over stayed for ever."""
+    (tmp_path / "killed.lock").touch()
+    (tmp_path / "not ours").touch()
+    async with alone(tmp_path / "other.lock", 0.0):
+        assert set(os.listdir(tmp_path)) == {"other.lock", "not ours"}  # noqa: PTH208 in an async test
+    assert os.listdir(tmp_path) == ["not ours"]  # noqa: PTH208
+
+
+async def test_a_lock_that_somebody_holds_outlives_other_fetches(tmp_path: Path) -> None:
+    async with alone(tmp_path / "held.lock", 0.0):
+        async with alone(tmp_path / "other.lock", 0.0):
+            pass
+        with pytest.raises(HeldElsewhere):
+            async with alone(tmp_path / "held.lock", 0.0):
+                pytest.fail("two have it")

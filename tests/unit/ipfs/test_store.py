@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> ContentStore:
 
 
 def file_of(store: ContentStore, cid: CID) -> Path:
-    [path] = [path for path in store.root.rglob("*") if path.suffix in (".raw", ".dag")]
+    [path] = [path for path in store.root.glob("??/*") if path.suffix in (".raw", ".dag")]
     assert path.name.startswith(path.stem)
     assert store.has(cid)
     return path

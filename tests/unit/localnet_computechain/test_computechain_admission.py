@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from node_client import GAS, NodeClient, hash_of, payment, preimage_of, result_of, signed
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, EllipticCurvePublicKey
+from node_client import GAS, NodeClient, hash_of, payment, result_of, signed
 
 from localnet.computechain import ComputeChainLocalnet
-from localnet.computechain.wire import NodeTransaction
-from protocols.computechain.keys import ComputeKey
+from protocols.computechain.keys import ComputeKey, address_of
 
 EVERYTHING_WRONG = {
     "tx_type": "MINT",
@@ -126,6 +124,17 @@ def test_a_high_s_is_accepted(node: NodeClient, worker: ComputeKey) -> None:
     node.send({**document, "signature": f"{r}{order - s:064x}"})
 
 
+def test_an_uncompressed_key_is_a_key_with_an_address_of_its_own(net: ComputeChainLocalnet, node: NodeClient) -> None:
+    key = ComputeKey(b"\x01" * 32)
+    number = EllipticCurvePublicKey.from_encoded_point(SECP256K1(), bytes.fromhex(key.public_key)).public_numbers()
+    uncompressed = f"04{number.x:064x}{number.y:064x}"
+    address = address_of(uncompressed)
+    assert address != key.address
+    net.chain.fund(address, 10**18)
+    node.send(signed(key, from_address=address, pub_key=uncompressed, payload=result_of(address)))
+    assert node.rejected(signed(key, pub_key=uncompressed)) == "pub_key_mismatch"
+
+
 def test_the_balance_must_cover_the_fee_offered_and_not_only_the_cost(
     net: ComputeChainLocalnet, node: NodeClient
 ) -> None:
@@ -213,37 +222,6 @@ def test_what_makes_the_node_itself_stumble_is_a_400_with_text(node: NodeClient,
     for answer in (deep, halved):
         assert answer.status_code == 400
         assert isinstance(answer.json()["detail"], str)
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=100)
-@given(
-    payload=st.dictionaries(st.text(max_size=8), _JSON, max_size=4),
-    numbers=st.tuples(*[st.integers(-(10**30), 10**30)] * 5),
-    to_address=st.none() | st.text(max_size=8),
-)
-def test_the_hash_is_of_the_fields_in_order_whatever_they_hold(
-    payload: dict[str, object], numbers: tuple[int, ...], to_address: str | None
-) -> None:
-    names = ("amount", "fee", "nonce", "gas_price", "gas_limit")
-    document = {
-        "tx_type": "SUBMIT_RESULT",
-        "from_address": "cpc1a",
-        "to_address": to_address,
-        "pub_key": "02ab",
-        "payload": payload,
-        **dict(zip(names, numbers, strict=True)),
-    }
-    transaction = NodeTransaction.model_validate(document)
-    assert transaction.hash == hash_of(document)
-    assert transaction.hash != hash_of({**document, "nonce": numbers[2] + 1})
-    assert preimage_of(document).startswith(f"SUBMIT_RESULTcpc1a{to_address or ''}{numbers[0]}")
 
 
 def test_a_payment_of_nothing_is_no_transfer(node: NodeClient, worker: ComputeKey, rival: ComputeKey) -> None:

@@ -7,13 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from node_client import GAS, FakeClock, NodeClient, hash_of, payment, result_of, signed
 
 from localnet.computechain import ComputeChainLocalnet
-from localnet.computechain.wire import NodeComputeResult, NodeTransaction
+from protocols.computechain.block import Block, check_block
 from protocols.computechain.keys import ComputeKey, verify_signature
+from protocols.computechain.transaction import Transaction
 
 HASHED = (
     "height", "prev_hash", "timestamp", "chain_id", "proposer_address", "round", "tx_root", "state_root",
@@ -48,7 +47,7 @@ def fill(net: ComputeChainLocalnet, count: int) -> list[int]:
     net.chain.fund(key.address, 10**30)
     for nonce in range(count):
         document = signed(key, nonce, gas_price=net.chain.network.minimum_gas_price)
-        assert net.chain.receive(NodeTransaction.model_validate(document)) is None
+        assert net.chain.receive(Transaction.model_validate(document)) is None
     net.chain.make_block(2)
     blocks = [net.chain.block(height) for height in (1, 2)]
     return [len(block.transactions) for block in blocks if block]
@@ -96,6 +95,7 @@ def test_both_roots_cover_the_transactions_in_the_blocks_order(
     assert block["header"]["tx_root"] == root_of([bytes.fromhex(hash_of(sent)) for sent in block["txs"]])
     leaves = [leaf_of(sent["payload"]) for sent in block["txs"] if sent["tx_type"] == "SUBMIT_RESULT"]
     assert block["header"]["compute_root"] == root_of(leaves)
+    check_block(Block.model_validate(block))
 
 
 def test_a_block_without_transactions_has_a_root_of_zeros(net: ComputeChainLocalnet, node: NodeClient) -> None:
@@ -262,18 +262,3 @@ def test_behind_a_dropped_transaction_the_rest_waits_for_its_nonce(
 @pytest.mark.parametrize(("network", "most"), [("devnet", 500), ("testnet", 187), ("mainnet", 375)])
 def test_a_block_holds_as_many_results_as_number_and_gas_allow(network: str, most: int) -> None:
     assert fill(ComputeChainLocalnet(network), most + 2) == [most, 2]
-
-
-@settings(max_examples=100)
-@given(
-    fields=st.fixed_dictionaries(
-        {name: st.text(max_size=20) for name in ("task_id", "worker_address", "result_hash", "proof", "signature")}
-    ),
-    nonce=st.integers(-(2**70), 2**70),
-    extra=st.dictionaries(st.text(min_size=20, max_size=22), st.integers(), max_size=2),
-)
-def test_the_leaf_is_the_six_fields_in_order_as_utf_8(
-    fields: dict[str, str], nonce: int, extra: dict[str, int]
-) -> None:
-    payload = {**extra, "nonce": nonce, **fields}
-    assert NodeComputeResult.model_validate(payload).leaf() == leaf_of(payload)

@@ -8,16 +8,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from localnet.computechain import Chain
 from localnet.computechain.spending import transfer
-from localnet.computechain.wire import NodeTransaction
 from protocols.computechain.keys import ComputeKey
 from protocols.computechain.networks import NETWORKS
+from protocols.computechain.transaction import Transaction
 
 KEY = ComputeKey(b"\x07" * 32)
 FUNDS = 10**18
 COST = 21_000 * 1_000
 
 
-def signed(nonce: int, wei: int) -> NodeTransaction:
+def signed(nonce: int, wei: int) -> Transaction:
     return transfer(KEY, "cpc1somebody", wei, nonce, NETWORKS["devnet"])
 
 

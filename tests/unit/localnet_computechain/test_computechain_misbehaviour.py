@@ -345,6 +345,7 @@ def test_another_process_has_the_same_controls(
         {"action": "set_block_seconds", "seconds": 0},
         {"action": "set_block_seconds", "seconds": "soon"},
         {"action": "take_nonce", "private_key": "zz"},
+        {"action": "take_nonce", "private_key": "00"},
         {"action": "transfer", "to_address": "cpc1a", "wei": 10**60},
         {"action": "fail", "call": "status", "kind": "hiccup"},
         [],

@@ -7,8 +7,11 @@ the rules allow it, not to be enforced.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 from millrace.limits import MIB, Limits
 from millrace.settings import Settings
 from stages.execute.sandbox import Spec, Status, cgroup_v2, missing_tools, open_sandbox
+from stages.execute.sandbox.bubblewrap import BubblewrapSandbox
 from stages.execute.sandbox.cgroup_v2 import LEAF, GroupV2, HierarchyV2, delegated_hierarchy
 from stages.execute.sandbox.owner import new_name, pid_namespace
 from stages.execute.sandbox.probes import GUARD
@@ -162,20 +166,71 @@ class _Unlimited(GroupV2):
 
 @dataclass(frozen=True)
 class _RealTree(HierarchyV2):
+    kind: type[_Unlimited] = _Unlimited
+
     def create(self, name: str, limits: Limits) -> GroupV2:
-        group = _Unlimited(self.base / name)
+        group = self.kind(self.base / name)
         group.folder.mkdir()
         return group
 
 
-@pytest.mark.sandbox
-@pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: apt install bubblewrap libseccomp2 python3")
-@pytest.mark.skipif(
-    not (REAL_TREE / "cgroup.procs").exists() or os.geteuid() != 0,
-    reason="needs root and a cgroup v2 tree beside v1: any kernel booted with hybrid control groups",
-)
+class _Slow(_Unlimited):
+    """A kernel that takes its time to move a process."""
+
+    def take(self, pid: int) -> None:
+        time.sleep(0.3)
+        super().take(pid)
+
+
+class _Refusing(_Unlimited):
+    """A group that somebody else may not move processes into."""
+
+    def take(self, pid: int) -> None:
+        raise PermissionError(errno.EACCES, f"process {pid} may not be moved")
+
+
+def real_boxes(kind: type[_Unlimited] = _Unlimited) -> BubblewrapSandbox:
+    """The sandbox of this machine with groups of the real tree."""
+    sandbox = open_sandbox(Settings(_env_file=None))
+    assert isinstance(sandbox, BubblewrapSandbox)
+    return replace(sandbox, hierarchy=_RealTree(REAL_TREE, kind))
+
+
+def real_tree(test: Callable[[], None]) -> Callable[[], None]:
+    """Marks a test that needs boxes and the kernel's own tree."""
+    for mark in (
+        pytest.mark.sandbox,
+        pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: apt install bubblewrap libseccomp2 python3"),
+        pytest.mark.skipif(
+            not (REAL_TREE / "cgroup.procs").exists() or os.geteuid() != 0,
+            reason="needs root and a cgroup v2 tree beside v1: any kernel booted with hybrid control groups",
+        ),
+    ):
+        test = mark(test)
+    return test
+
+
+@real_tree
+def test_a_box_waits_until_it_is_in_its_group() -> None:
+    """It is moved from outside while it starts; before that, nothing of the job may run, or be counted elsewhere."""
+    program = "import time\nwhile time.process_time() < 0.2: pass\nprint(open('/proc/self/cgroup').read())"
+    outcome = real_boxes(_Slow).run(Spec((GUARD + program).encode(), limits=Limits(wall_seconds=20)))
+    assert b"0::/\n" in outcome.stdout, "the namespace of groups was made inside, and hides ours"
+    assert 0.2 <= (outcome.usage.cpu_seconds or 0) < 2
+
+
+@real_tree
+def test_a_box_that_cannot_be_moved_is_our_fault_and_gone() -> None:
+    outcome = real_boxes(_Refusing).run(Spec(b"print('ran')"))
+    assert (outcome.status, outcome.stdout) == (Status.sandbox_error, b"")
+    pid = outcome.detail.partition("process ")[2].split()[0]
+    assert not Path("/proc", pid).exists()
+    assert not list(REAL_TREE.glob(f"millrace-{os.getpid()}-*"))
+
+
+@real_tree
 def test_boxes_run_in_groups_of_the_real_tree_and_leave_none() -> None:
-    sandbox = replace(open_sandbox(Settings(_env_file=None)), hierarchy=_RealTree(REAL_TREE))
+    sandbox = real_boxes()
     busy = "import time\nwhile time.process_time() < 0.2: pass\nprint('done')"
     left = "import os, time\nfor _ in range(5):\n    if os.fork() == 0: os.setsid(); time.sleep(60)\nprint('left')"
     loop = "import os\nos.fork()\nwhile True: pass"

@@ -102,8 +102,12 @@ def test_version_2_groups_are_joined_killed_and_swept_by_the_real_kernel() -> No
         dead.wait()
     orphan = GroupV2(hierarchy.base / f"millrace-{dead.pid}-1-1")
     orphan.folder.mkdir()
-    with subprocess.Popen(orphan.wrap(["/bin/sh", "-c", "sleep 9 & echo ready; wait"]), stdout=subprocess.PIPE) as left:
+    command = orphan.wrap(["/bin/sh", "-c", "read go; sleep 9 & echo ready; wait"])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as left:
+        assert left.stdin is not None
         assert left.stdout is not None
+        orphan.take(left.pid)
+        left.stdin.write(b"go\n")
         assert left.stdout.readline() == b"ready\n"
         assert hierarchy.sweep() == [orphan.folder.name]
         assert left.wait(5) == -9

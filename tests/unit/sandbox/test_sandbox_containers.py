@@ -27,11 +27,14 @@ from stages.execute.sandbox.containers.leftovers import is_abandoned
 from stages.execute.sandbox.containers.options import (
     BOOT,
     GVISOR_BYTES,
+    LATE_SECONDS,
     OWNER,
+    UNTIL,
     USER,
     container_options,
     program_archive,
     realm,
+    since_boot,
 )
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.execute.sandbox.interpreter import Interpreter
@@ -129,13 +132,25 @@ def container(state: str = "running", **labels: str) -> dict[str, Any]:
 
 def test_only_what_nobody_waits_for_is_swept() -> None:
     here = realm()
-    assert is_abandoned(container(), here)
-    assert not is_abandoned(container(**{OWNER: new_name()}), here), "ours, and we live"
-    assert not is_abandoned(container(**{OWNER: f"{DEAD}-1"}), here), "a worker inside another container may live"
-    assert not is_abandoned(container(**{USER: "1"}), here), "another user's worker may be hidden from us"
-    assert not is_abandoned(container(**{OWNER: "somebody-else-1"}), here)
-    assert not is_abandoned(container(**{BOOT: "another"}), here), "it runs, so that boot is not over"
-    assert is_abandoned(container("exited", **{BOOT: "another"}), here)
+    assert is_abandoned(container(), here, 0.0)
+    assert not is_abandoned(container(**{OWNER: new_name()}), here, 0.0), "ours, and we live"
+    assert not is_abandoned(container(**{OWNER: f"{DEAD}-1"}), here, 0.0), "a worker inside another container may live"
+    assert not is_abandoned(container(**{USER: "1"}), here, 0.0), "another user's worker may be hidden from us"
+    assert not is_abandoned(container(**{OWNER: "somebody-else-1"}), here, 0.0)
+    assert not is_abandoned(container(**{BOOT: "another"}), here, 0.0), "it runs, so that boot is not over"
+    assert is_abandoned(container("exited", **{BOOT: "another"}), here, 0.0)
+
+
+def test_a_container_whose_time_is_over_is_swept_whosever_it_was(api: APIClient) -> None:
+    """The killed worker was in a container of its own: its pid meant nothing to others, and the job ran for ever."""
+    labels = options(api, within=Limits(wall_seconds=30.5))["labels"]
+    until = since_boot() + 30.5 + LATE_SECONDS
+    assert until <= int(labels[UNTIL]) + 1 <= until + 3
+    elsewhere = container(**{**labels, OWNER: f"{DEAD}-1"})
+    assert not is_abandoned(elsewhere, realm(), until - 3)
+    assert is_abandoned(elsewhere, realm(), until + 3)
+    for known in ({**labels, USER: "1"}, {**labels, BOOT: "another"}, {**labels, UNTIL: "soon"}):
+        assert not is_abandoned(container(**{**known, OWNER: f"{DEAD}-1"}), realm(), until + 3)
 
 
 def interpreter(folder: Path) -> Interpreter:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stages.execute.sandbox.interpreter import Interpreter
-from stages.execute.sandbox.libraries import gathered
+from stages.execute.sandbox.libraries import KEPT_SECONDS, gathered, sweep_copies
 
 LIBRARIES = Path("/usr/lib/here")
 
@@ -92,3 +93,48 @@ def test_a_folder_with_something_else_shown_inside_is_left_alone(python: Interpr
     """Mounted over it, the copies would hide it."""
     mixed = replace(python, binds=(*python.binds, (tmp_path / "system/lib/python3", LIBRARIES / "python3")))
     assert gathered(mixed, tmp_path / "cache") == mixed
+
+
+def aged(path: Path, seconds: float) -> Path:
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def test_copies_that_no_run_asked_for_in_a_month_go(python: Interpreter, tmp_path: Path) -> None:
+    """Each update of the system left a folder of some 20 MB behind, for ever."""
+    cache = tmp_path / "cache"
+    old = folder_in(gathered(python, cache))
+    (tmp_path / "system/libb.so.2").write_text("the fixed one")
+    now = folder_in(gathered(python, cache))
+    aged(old, KEPT_SECONDS - 3600)
+    aged(now, KEPT_SECONDS + 3600)
+    gathered(python, cache)
+    assert sweep_copies(cache) == [], "one is young, the other has just been asked for"
+    aged(old, KEPT_SECONDS + 3600)
+    assert sweep_copies(cache) == [old.name]
+    assert list(cache.iterdir()) == [now]
+
+
+def test_what_a_killed_worker_left_goes_and_nothing_of_others(
+    python: Interpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    now = folder_in(gathered(python, cache))
+    for name in (".new-abcd1234", f".old-{now.name}", "kept", "libraries-of-somebody", f"libraries-{'0' * 32}"):
+        (cache / name).mkdir()
+        aged(cache / name, KEPT_SECONDS + 3600)
+    (cache / ".new-abcd5678").mkdir()
+    (cache / f"libraries-{'0' * 32}").rmdir()
+    (cache / f"libraries-{'0' * 32}").symlink_to(cache / "kept")
+    os.utime(cache / f"libraries-{'0' * 32}", (0, 0), follow_symlinks=False)
+    assert sorted(sweep_copies(cache)) == sorted([".new-abcd1234", now.name])
+    assert {path.name for path in cache.iterdir()} == {
+        *(now.name, ".new-abcd5678", "kept", "libraries-of-somebody", f"libraries-{'0' * 32}")
+    }
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    aged(now, KEPT_SECONDS + 3600)
+    assert sweep_copies(cache) == []
+
+
+def test_a_cache_that_is_not_there_has_nothing_to_sweep(tmp_path: Path) -> None:
+    assert sweep_copies(tmp_path / "nowhere") == []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 import pytest
+from answering_node import listening, response
 from solders.pubkey import Pubkey
 
 from localnet.solana import SolanaLocalnet
@@ -88,28 +88,13 @@ async def test_a_node_that_is_alone_and_never_ends_is_refused_with_what_to_do(ne
 def node(listing: bytes, encoding: str) -> Iterator[str]:
     """A node that knows its genesis and one listing."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            return
+    def answer(request: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+        if request["method"] != "getProgramAccounts":
+            return response(request, {"result": GENESIS}), {}
+        return listing, {"content-encoding": encoding} if encoding else {}
 
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            genesis = {"jsonrpc": "2.0", "id": request["id"], "result": GENESIS}
-            about = request["method"] == "getProgramAccounts"
-            body = listing if about else json.dumps(genesis).encode()
-            self.send_response(200)
-            if about and encoding:
-                self.send_header("content-encoding", encoding)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with listening(answer) as url:
+        yield url
 
 
 def listing_of(count: int) -> bytes:

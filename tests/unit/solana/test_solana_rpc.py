@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from answering_node import dead_url, listening, response
 from pydantic import TypeAdapter
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
@@ -100,30 +98,13 @@ class StubbornNode:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        node = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                return
-
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                node.asked.append(request)
-                asked_who = request["method"] == "getGenesisHash"
-                answer = {"result": node.genesis_hash} if asked_who else node.answer
-                body = json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
+        with listening(self._answer) as self.url:
             yield
-            server.shutdown()
-            thread.join()
+
+    def _answer(self, request: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+        self.asked.append(request)
+        asked_who = request["method"] == "getGenesisHash"
+        return response(request, {"result": self.genesis_hash} if asked_who else self.answer), {}
 
 
 @pytest.fixture
@@ -308,9 +289,7 @@ async def test_a_dead_endpoint_is_left_alone_longer_with_every_failure(net: Sola
 
 
 async def test_one_endpoint_of_two_that_nobody_listens_at_does_no_harm(net: SolanaLocalnet) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        dead = f"http://127.0.0.1:{server.server_port}"
-    async with SolanaRpc([dead, net.url]) as rpc:
+    async with SolanaRpc([dead_url(), net.url]) as rpc:
         transaction = await signed(net, rpc, "past the dead")
         assert await rpc.send(transaction.payload, preflight=True) == transaction.signature
 
@@ -366,10 +345,7 @@ async def test_no_part_of_an_url_beyond_its_host_is_ever_shown(
 ) -> None:
     """Providers put API keys into the path, the query or the user part of the URL."""
     caplog.set_level(logging.DEBUG)
-    host = net.url.removeprefix("http://")
-    if failure == "no connection":
-        with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-            host = f"127.0.0.1:{server.server_port}"
+    host = (dead_url() if failure == "no connection" else net.url).removeprefix("http://")
     url = f"http://user:{SECRET}@{host}/?api-key={SECRET}"
     genesis_hash = "another" if failure == "wrong chain" else ""
     if failure in ("status", "refused"):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from docker import APIClient
@@ -13,6 +14,7 @@ from docker.errors import DockerException
 
 from millrace.errors import Declined, DeclineReason
 from millrace.settings import SandboxSettings
+from stages.execute.sandbox.containers.meter import meters_for
 
 USUAL_ADDRESS = "unix:///var/run/docker.sock"
 API_VERSION = "1.41"
@@ -27,7 +29,7 @@ class Daemon:
     """A daemon that answered, and the runtime that jobs are to run under.
 
     `runtime_told` is what the daemon says that runtime is: its program and its arguments. `unlimited` names what the
-    daemon cannot limit on this machine.
+    daemon cannot limit on this machine. `meters` is where control groups can be put around its own, None if nowhere.
     """
 
     address: str
@@ -35,6 +37,7 @@ class Daemon:
     runtime: str
     runtime_told: str
     unlimited: tuple[str, ...]
+    meters: Path | None = None
 
     @property
     def gvisor(self) -> bool:
@@ -74,6 +77,7 @@ def find_daemon(wanted: SandboxSettings) -> Daemon:
         runtime=wanted.runtime,
         runtime_told=_runtime_told(told, wanted.runtime),
         unlimited=tuple(name for key, name in _NAMED_LIMITS.items() if not told.get(key)),
+        meters=meters_for(told),
     )
 
 

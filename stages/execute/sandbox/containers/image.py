@@ -17,9 +17,9 @@ from docker import APIClient
 from docker.errors import DockerException, ImageNotFound
 
 from stages.execute.sandbox.containers.daemon import declined
+from stages.execute.sandbox.containers.former import REPOSITORY, note_use, remove_former
 from stages.execute.sandbox.interpreter import Interpreter
 
-REPOSITORY = "millrace-python"
 _RECIPE = 1
 """Raised whenever `write_layer` makes something else of the same files."""
 _FILES, _VERSION, _EXECUTABLE = "millrace.files", "millrace.python", "millrace.executable"
@@ -51,11 +51,16 @@ class Image:
 def own_image(api: APIClient, interpreter: Interpreter) -> Image:
     """The image made of this machine's Python; made now if the daemon does not have it, which takes some seconds.
 
-    It holds the same files that bubblewrap would show. DockerException or OSError if it cannot be made.
+    It holds the same files that bubblewrap would show. Images of ours that nobody opened in a month are removed.
+    DockerException or OSError if it cannot be made.
     """
     files = _fingerprint(interpreter)
-    found = sorted(image["Id"] for image in api.images(filters={"label": f"{_FILES}={files}"}))
+    images = {image["Id"]: image for image in api.images(filters={"label": _FILES})}
+    found = sorted(image_id for image_id, image in images.items() if image["Labels"][_FILES] == files)
     image_id = found[0] if found else _make(api, interpreter, files)
+    if found:
+        note_use(api, image_id, _tag(files))
+    remove_former(api, [images[other] for other in images if other != image_id])
     tops = {destination.parts[1] for _, destination in interpreter.binds} | {
         PurePosixPath(link).parts[1] for _, link in interpreter.links
     }
@@ -131,13 +136,17 @@ def _fingerprint(interpreter: Interpreter) -> str:
     return hashlib.sha256(repr((_RECIPE, interpreter, stamps)).encode()).hexdigest()
 
 
+def _tag(files: str) -> str:
+    return files[:12]
+
+
 def _make(api: APIClient, interpreter: Interpreter, files: str) -> str:
     labels = {_FILES: files, _VERSION: interpreter.version, _EXECUTABLE: str(interpreter.executable)}
     changes = [f"LABEL {name}={json.dumps(value)}" for name, value in labels.items()]
     with tempfile.TemporaryFile() as layer:
         write_layer(layer, interpreter)
         layer.seek(0, os.SEEK_SET)
-        told = api.import_image(layer, repository=REPOSITORY, tag=files[:12], changes=changes)
+        told = api.import_image(layer, repository=REPOSITORY, tag=_tag(files), changes=changes)
     last = json.loads(str(told).strip().splitlines()[-1])
     if "status" not in last:
         raise DockerException(f"the image was not made: {last}")

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import tarfile
+import time
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,16 @@ from stages.execute.sandbox.arguments import ENVIRONMENT, PROGRAM
 from stages.execute.sandbox.cgroup import CPU_PERIOD_MICROSECONDS, quota_microseconds
 from stages.execute.sandbox.containers.daemon import Daemon
 from stages.execute.sandbox.containers.image import Image
+from stages.execute.sandbox.containers.meter import Meter
 from stages.execute.sandbox.launch import LOCKED_BYTES, STACK_BYTES, VICTIM_SCORE, cpu_seconds_limit
 from stages.execute.sandbox.seccomp import Argument, Rule, docker_profile
 
-OWNER, USER, BOOT = "millrace.owner", "millrace.user", "millrace.boot"
-"""Labels of a container: which process's it is (see `owner.new_name`), which user's, and on which boot."""
+OWNER, USER, BOOT, UNTIL = "millrace.owner", "millrace.user", "millrace.boot", "millrace.until"
+"""Labels of a container: which process's it is (see `owner.new_name`), which user's, on which boot, and when its time
+is over whatever became of that process, in seconds since that boot."""
+
+LATE_SECONDS = 60
+"""How long after its job's time a container may still be there: it took time to start, and takes some to end."""
 
 OWN_PROCESSES = 1
 """Docker's own first process in each container."""
@@ -52,8 +59,13 @@ def realm() -> dict[str, str]:
     return {USER: str(os.geteuid()), BOOT: _BOOT_ID.read_text().strip()}
 
 
+def since_boot() -> float:
+    """Seconds since this machine started, the same in all its containers; nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def container_options(
-    api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int
+    api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int, meter: Meter | None = None
 ) -> Mapping[str, Any]:
     """The arguments of `create_container` for one run of the program that will lie at /job/main.py."""
     command = [image.python, "-I", "-S", "-B", PROGRAM]
@@ -72,11 +84,11 @@ def container_options(
         # Else the SDK hands the worker's proxies, with their passwords, to the container.
         "use_config_proxy": False,
         "healthcheck": {"test": ["NONE"]},
-        "labels": {OWNER: name, **realm()},
+        "labels": {OWNER: name, **realm(), UNTIL: str(ceil(since_boot() + limits.wall_seconds + LATE_SECONDS))},
         # Also for a job that is given nothing to read: else its input is the machine's own /dev/null, which gVisor
         # (20221219) gives to the user `nobody`, outside as well as inside.
         "stdin_open": True,
-        "host_config": _host_config(api, daemon, limits, uid),
+        "host_config": _host_config(api, daemon, limits, uid, meter),
     }
 
 
@@ -97,11 +109,12 @@ _MASKED = (
 """Docker's own list, and /sys, which tells about the machine's devices, and a file system nobody may write to."""
 
 
-def _host_config(api: APIClient, daemon: Daemon, limits: Limits, uid: int) -> Any:
+def _host_config(api: APIClient, daemon: Daemon, limits: Limits, uid: int, meter: Meter | None) -> Any:
     memory = limits.memory_bytes + (GVISOR_BYTES if daemon.gvisor else 0)
     pids = limits.processes + (GVISOR_THREADS if daemon.gvisor else OWN_PROCESSES)
     config: dict[str, Any] = api.create_host_config(
         runtime=daemon.runtime,
+        cgroup_parent=meter.parent if meter else None,
         init=True,
         network_mode="none",
         # Docker would copy the machine's name servers and search domains into the container.

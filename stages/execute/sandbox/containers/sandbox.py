@@ -24,6 +24,7 @@ from stages.execute.sandbox.containers.attached import Attached
 from stages.execute.sandbox.containers.daemon import Daemon, declined
 from stages.execute.sandbox.containers.image import Image
 from stages.execute.sandbox.containers.leftovers import sweep_containers
+from stages.execute.sandbox.containers.meter import Meter
 from stages.execute.sandbox.containers.options import container_options, program_archive, seccomp_profile
 from stages.execute.sandbox.interface import Check, Outcome, Spec, Status
 from stages.execute.sandbox.owner import new_name
@@ -86,7 +87,8 @@ class DockerSandbox:
         """The same, each with what can be done about it."""
         weak = [_GVISOR if self.daemon.gvisor else _RUNC]
         weak += [replace(_UNLIMITED, what=f"{_UNLIMITED.what} {what}") for what in self.daemon.unlimited]
-        return [*weak, *([_OWN_SLOTS] if self.slots.folder != LOCK_FOLDER else []), _UNMEASURED]
+        weak += [_OWN_SLOTS] if self.slots.folder != LOCK_FOLDER else []
+        return [*weak, *([_UNMEASURED] if self.daemon.meters is None else [])]
 
     def fingerprint(self) -> str:
         """Everything that the self-test's verdict depends on, except the running kernel."""
@@ -101,11 +103,17 @@ class DockerSandbox:
             counts_processes=not self.daemon.gvisor,
         )
 
+    def _meter(self, uid: int) -> Meter | None:
+        """What counts for the container of that user id, at zero."""
+        meter = Meter(self.daemon.meters, uid) if self.daemon.meters else None
+        return meter if meter and meter.reset() else None
+
     def _run(self, api: APIClient, uid: int, spec: Spec, cancel: threading.Event | None) -> Outcome:
         # Nothing of Docker's dies with its worker; so whoever comes next cleans up.
         sweep_containers(api)
         name, limits = new_name(), spec.limits
-        options = container_options(api, self.daemon, self.image, limits, name=name, uid=uid)
+        meter = self._meter(uid)
+        options = container_options(api, self.daemon, self.image, limits, name=name, uid=uid, meter=meter)
         with _removed(api, name):
             api.create_container(**options)
             api.put_archive(name, str(PurePosixPath(PROGRAM).parent), program_archive(spec.program))
@@ -126,6 +134,8 @@ class DockerSandbox:
                 stderr=streams.stderr,
                 usage=Usage(
                     wall_seconds=round(wall_seconds, 6),
+                    cpu_seconds=meter.cpu_seconds() if meter else None,
+                    peak_memory_bytes=meter.peak_memory_bytes() if meter else None,
                     stdout_bytes=len(streams.stdout.kept),
                     stderr_bytes=len(streams.stderr.kept),
                 ),
@@ -150,7 +160,7 @@ _OWN_SLOTS = Weakness(
 )
 _UNMEASURED = Weakness(
     "CPU time and peak memory of a job are not measured: Docker forgets them with the container",
-    "the bubblewrap sandbox measures them, where its control groups can be had",
+    "they are where the worker is root and Docker's control groups are of version 1 and its own (cgroupfs)",
 )
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from millrace.errors import MillraceError
 from millrace.limits import Usage
 from stages.execute.sandbox.interface import Check, Outcome, Spec, Status
 from stages.execute.sandbox.owner import new_name
-from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.slots import Slots
+from stages.execute.sandbox.start import Start
 from stages.execute.sandbox.supervisor import Ending, Supervisor
 from stages.execute.sandbox.verdict import Observation, judge
 from stages.execute.sandbox.wasi import engine, leftovers, selftest
@@ -88,22 +88,14 @@ class WasiSandbox:
     def _start(
         self, spec: Spec, uid: int | None, module: int, began: float, cancel: threading.Event | None
     ) -> Supervisor:
-        """Start the engine. It dies with the thread that starts it, which therefore must be the one that waits."""
-        with ExitStack() as theirs, ExitStack() as ours:
-
-            def handed(name: str, content: bytes) -> int:
-                fd = sealed_file(name, content)
-                theirs.callback(os.close, fd)
-                return fd
-
-            report, report_end = os.pipe()
-            ours.callback(os.close, report)
-            theirs.callback(os.close, report_end)
-            bpf = handed("filter", self.seccomp_program) if self.seccomp_program else None
+        """Start the engine."""
+        with Start() as start:
+            bpf = start.hand("filter", self.seccomp_program) if self.seccomp_program else None
+            start.lend(module)
             task = {
                 "act": "run",
                 "module": module,
-                "report": report_end,
+                "report": start.report,
                 "filter": bpf,
                 "user": uid,
                 "arguments": ["program"] if self.plain_module else python_arguments(spec.program),
@@ -112,22 +104,9 @@ class WasiSandbox:
                 "cpu_seconds": spec.limits.wall_seconds * min(1.0, spec.limits.cpus),
                 "wall_seconds": spec.limits.wall_seconds,
             }
-            process = subprocess.Popen(
-                engine_command(new_name(), task),
-                env={},
-                cwd="/",
-                umask=0o077,
-                start_new_session=True,
-                bufsize=0,
-                stdin=handed("input", spec.stdin if self.plain_module else spec.program + spec.stdin),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=[fd for fd in (module, report_end, bpf) if fd is not None],
-            )
-            ours.callback(_abandon, process)
-            supervisor = Supervisor(process, report, None, spec.limits, began + spec.limits.wall_seconds, cancel)
-            ours.pop_all()
-            return supervisor
+            stdin = spec.stdin if self.plain_module else spec.program + spec.stdin
+            start.process(engine_command(new_name(), task), {}, stdin)
+            return start.watch(None, spec.limits, began + spec.limits.wall_seconds, cancel)
 
 
 _ALWAYS = (
@@ -170,10 +149,3 @@ def _verdict(spec: Spec, supervisor: Supervisor, ending: Ending, usage: Usage, b
         # What stands in stderr may be the program's own words.
         return replace(outcome, detail="the engine ended without saying how the program did")
     return outcome
-
-
-def _abandon(process: subprocess.Popen[bytes]) -> None:
-    """End an engine that we could not begin to watch."""
-    process.kill()
-    with suppress(OSError):
-        process.communicate()
