@@ -78,7 +78,7 @@ class Settlement(BaseModel):
     ours: bool = Field(description="True if the chain records our result and price")
     state: str = Field(description="The chain's word for the job's state")
     result_cid: str = ""
-    price: int = 0
+    price: int | None = Field(default=None, description="What the job costs its owner; None where nobody pays")
     transaction_id: str = ""
     height: int | None = None
     fee: int | None = Field(default=None, description="Fee we paid, smallest unit; None if unknown")
@@ -110,6 +110,13 @@ class Network(Protocol[J]):
 
     async def pending(self) -> Sequence[J]:
         """The jobs that wait for somebody, oldest first."""
+        ...
+
+    def begun(self, jobs: Sequence[J]) -> None:
+        """Take note that these have a flow run now; for a network whose jobs go by, so that it can tell what it missed.
+
+        It may be told so again and again.
+        """
         ...
 
     async def find(self, job_id: str) -> J:

@@ -86,6 +86,9 @@ class CloudMeshNetwork:
         """The jobs that wait for somebody, oldest first."""
         return await self._discovery.pending()
 
+    def begun(self, jobs: Sequence[CloudMeshJob]) -> None:
+        """Nothing to note: a job stays on the chain until somebody ends it."""
+
     async def find(self, job_id: str) -> CloudMeshJob:
         """The job whose account is at `job_id`, whatever its state; Permanent if there is none."""
         account = await self._account(job_id, "confirmed")
