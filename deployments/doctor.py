@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from deployments.database import Sqlite, choose
-from flows.networks import networks
+from flows.networks import Served, networks
 from millrace.errors import MillraceError
 from millrace.finding import Finding, Level
 from millrace.redaction import redact
@@ -31,7 +31,7 @@ async def examine(settings: Settings, console: Console) -> int:
         await asyncio.to_thread(_database, settings),
         *_outbox(settings),
         *await _content(settings),
-        *[await _network(name, settings) for name in networks()],
+        *await _networks(settings),
     ]
     width = max(len(level) for level in _STYLES)
     for finding in findings:
@@ -89,9 +89,22 @@ async def _place(name: str, check: Awaitable[str]) -> Finding:
     return Finding("ok", f"content: {name} answers{f', {told}' if told else ''}")
 
 
-async def _network(name: str, settings: Settings) -> Finding:
+async def _networks(settings: Settings) -> list[Finding]:
+    """A finding for each network; a network left out is fine, as long as there is another."""
+    findings = []
+    any_served = any(served.configured(settings) for served in networks().values())
+    for name, served in networks().items():
+        if served.configured(settings):
+            findings.append(await _network(name, served, settings))
+        else:
+            level: Level = "ok" if any_served else "missing"
+            findings.append(Finding(level, f"{name}: not served", f"{served.remedy} to serve it"))
+    return findings
+
+
+async def _network(name: str, served: Served, settings: Settings) -> Finding:
     try:
-        async with networks()[name].open(settings) as network:
+        async with served.open(settings) as network:
             await network.affordable()
             text = f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}"
             return Finding("ok", text)

@@ -44,5 +44,5 @@ async def submit(job: Job, result: Result) -> SignedSubmission:
         f"{_SIGNATURES} signed transactions expired one after the other",
         job=job.key,
         stage="confirm",
-        hint="raise the priority fee cap or look at the RPC endpoints",
+        hint="raise the fee that may be paid, look at the RPC endpoints, or see who else signs with this key",
     )
