@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deployments.keys import keys
 from millrace.errors import MillraceError, Permanent
 from millrace.logs import OUR_LOGGERS, install_logging
 from millrace.receipt_log import ReceiptLog
@@ -28,6 +29,7 @@ wasi = typer.Typer(no_args_is_help=True, help="The sandbox for machines without 
 app.add_typer(wasi, name="wasi")
 docker = typer.Typer(no_args_is_help=True, help="The sandbox of containers.")
 app.add_typer(docker, name="docker")
+app.add_typer(keys, name="keys")
 
 console = Console(highlight=False, soft_wrap=True)
 

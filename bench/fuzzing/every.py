@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.fuzzing import chain, codecs, content, node, services
+from bench.fuzzing import chain, codecs, computechain, content, node, services
 from bench.fuzzing.controls import CONTROLS
 from bench.fuzzing.decoder import Decoder
 
@@ -14,4 +14,5 @@ DECODERS: tuple[Decoder, ...] = (
     *services.DECODERS,
     *chain.DECODERS,
     *node.DECODERS,
+    *computechain.DECODERS,
 )

@@ -119,7 +119,7 @@ class ComputeChainRpc:
 
         try:
             answer = await self._first(hand_over)
-            sent = _model(answer, _Sent) if answer.status == 200 else None
+            sent = model_of(answer, _Sent) if answer.status == 200 else None
         except Transient as error:
             raise SendUnanswered(error.message, hint="ask the chain what became of the transaction") from None
         if sent is None:
@@ -144,7 +144,7 @@ class ComputeChainRpc:
             if answer.status != 200:
                 shown = printable(str(answer.body), 300)
                 raise Unreadable(f"{endpoint.label} answers with the status {answer.status}: {shown}")
-            return _model(answer, kind)
+            return model_of(answer, kind)
 
         return await self._first(ask)
 
@@ -164,7 +164,8 @@ class ComputeChainRpc:
         raise failures[0]
 
 
-def _model(answer: Answer, kind: type[M]) -> M:
+def model_of(answer: Answer, kind: type[M]) -> M:
+    """The answer as what was asked for. Raises Unreadable."""
     try:
         return kind.model_validate(answer.body)
     except (ValidationError, RecursionError):
