@@ -17,6 +17,8 @@ from millrace.settings import Settings, no_setting, unknown_variables
 from millrace.text import printable
 from protocols.ipfs.content import open_content
 from protocols.ipfs.gateway import Gateway
+from stages.execute.matmul.cupy_device import cards
+from stages.execute.matmul.stage import ensure_solvable
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.submit.outbox import Outbox
 
@@ -32,6 +34,7 @@ async def examine(settings: Settings, console: Console) -> int:
         *_outbox(settings),
         *await _content(settings),
         *await _networks(settings),
+        *await asyncio.to_thread(_device, settings),
     ]
     width = max(len(level) for level in _STYLES)
     for finding in findings:
@@ -110,6 +113,29 @@ async def _network(name: str, served: Served, settings: Settings) -> Finding:
             return Finding("ok", text)
     except MillraceError as error:
         return _failed(name, error, "missing")
+
+
+def _device(settings: Settings) -> list[Finding]:
+    """What ComputeChain's challenges would be solved on; nothing if it is not served."""
+    compute = settings.computechain
+    if not networks()["computechain"].configured(settings):
+        return []
+    try:
+        ensure_solvable(compute.size, compute.algorithm, compute.device)
+    except MillraceError as error:
+        return [_failed("device", error, "missing")]
+    if compute.device == "cpu":
+        return [Finding("ok", f"device: challenges of n = {compute.size} are solved on the CPU, as set")]
+    try:
+        count = cards()
+    except MillraceError as error:
+        level: Level = "weak" if compute.device == "auto" else "missing"
+        return [_failed(f"device: {compute.device}", error, level)]
+    number = compute.device.removeprefix("cuda:")
+    if number.isdigit() and int(number) >= count:
+        remedy = "`nvidia-smi` counts them from 0, and `make setup GPU=1` installs what uses them"
+        return [Finding("missing", f"device: {compute.device} is not among the {count} that can be used", remedy)]
+    return [Finding("ok", f"device: {compute.device}, of {count} that can be used")]
 
 
 def _failed(what: str, error: MillraceError, level: Level) -> Finding:

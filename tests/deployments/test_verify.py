@@ -130,6 +130,12 @@ async def test_a_bundle_with_a_changed_row_is_wrong(solved: Solved) -> None:
     assert solved.checks(bundle=json.dumps(changed)) == ["wrong", "holds", "holds"]
 
 
+async def test_what_other_cards_compute_otherwise_is_not_called_wrong(solved: Solved) -> None:
+    assert solved.receipt.solved is not None
+    sample = solved.receipt.solved.model_copy(update={"algorithm": "matmul-f64-cupy"})
+    assert solved.checks(solved.receipt.model_copy(update={"solved": sample})) == ["not checked", "holds", "holds"]
+
+
 async def test_a_receipt_with_another_root_is_wrong_twice(solved: Solved) -> None:
     assert solved.receipt.solved is not None
     other = solved.receipt.solved.model_copy(update={"root": "0" * 64})
