@@ -59,6 +59,11 @@ def run_localnet(
         console.print("localnet is up; a worker finds it with these settings:\n", markup=False)
         for name, value in localnet_settings(addresses).items():
             console.print(f"export {name}={value}", markup=False)
+        console.print(
+            "\nComputeChain wants a key as well: `millrace keys computechain add <name>`, then"
+            "\nexport MILLRACE_COMPUTECHAIN__KEY_NAME=<name>",
+            markup=False,
+        )
         console.print("\nCtrl-C ends it. How to misbehave on request: docs/localnet.md", markup=False)
         ended.wait()
 

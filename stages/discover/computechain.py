@@ -61,8 +61,8 @@ class ComputeChainDiscovery:
     async def pending(self) -> list[ComputeChainJob]:
         """The challenges of the blocks in the window, oldest first, whether they were begun or not.
 
-        The first look ever begins with the newest block that is wanted. What leaves the window without having been
-        begun is logged.
+        The first look ever begins with the newest block that is wanted, if that is not too old. What leaves the window
+        without having been begun is logged.
 
         Raises Transient if the chain cannot be asked now, or moves while it is read.
         """
@@ -89,7 +89,8 @@ class ComputeChainDiscovery:
         if window is not None and height < window.lowest - self._backlog_blocks:
             _logger.warning("the chain is at %d and was beyond %d: beginning anew", height, window.lowest)
             window = None
-        return window or _Window(lowest=height - height % self._every_blocks)
+        newest_wanted = height - height % self._every_blocks
+        return window or _Window(lowest=max(newest_wanted, height - self._backlog_blocks + 1))
 
     async def _hashes(self, before: _Window, heights: range, newest_hash: str) -> dict[int, str]:
         """The hash of the block at each of these heights, read downwards until they are what we knew before."""

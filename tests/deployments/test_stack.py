@@ -76,6 +76,14 @@ def test_the_flows_of_all_deployments_are_imported_before_a_flow_run_starts() ->
     assert {each["entrypoint"].rpartition(".")[0] for each in declared} <= set(PRELOADED)
 
 
+def test_flows_are_imported_without_what_only_a_child_computes_with() -> None:
+    """NumPy starts threads, and each flow run's process is forked from the one that imported the flows."""
+    names = [name for name in PRELOADED if name.startswith("flows.")]
+    script = f"import sys, {', '.join(names)}; print([name for name in ('numpy', 'cupy') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
 def run_of(job_id: str) -> FlowRun:
     return FlowRun(flow_id=uuid4(), parameters={"job_id": job_id})
 

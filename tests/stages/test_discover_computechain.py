@@ -52,6 +52,15 @@ async def test_one_challenge_for_every_n_blocks(world: World) -> None:
         assert await heights(network) == [8, 12, 16]
 
 
+async def test_a_first_look_misses_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The newest block that was wanted can be older than what is caught up with."""
+    async with world.worker(every_blocks=7, backlog_blocks=2) as network:
+        assert await heights(network) == [], "block 7 was too old when the worker came, at 10"
+        world.chain.make_block(5)
+        assert await heights(network) == [14]
+    assert caplog.text == ""
+
+
 async def test_after_an_outage_no_block_is_left_out(world: World) -> None:
     async with world.worker(backlog_blocks=50) as network:
         first = (await heights(network))[0]
