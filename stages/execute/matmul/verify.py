@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from stages.execute.matmul.challenge import LARGEST_ENTRY, PORTABLE, Challenge
 from stages.execute.matmul.entries import Float32, entries
-from stages.execute.matmul.numpy_device import panel_rows, to_rows
+from stages.execute.matmul.memory import panel_rows
+from stages.execute.matmul.numpy_device import to_rows
 from stages.execute.matmul.sampling import demanded_rows
 from stages.execute.matmul.solution import VERSION, SampledRow, Solution
 from stages.execute.matmul.tree import Tree, leaf_of, root_of_path
