@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MARK := $(VENV)/.locked
+GPU_MARK := $(VENV)/.locked-gpu
+# Once there, CuPy stays when .venv is built anew.
+GPU ?= $(wildcard $(GPU_MARK))
 
 # An interpreter named on the command line replaces the one that .venv was built with, if their versions differ.
 ifeq ($(findstring command,$(origin PYTHON)),command)
@@ -15,7 +18,7 @@ endif
 
 .PHONY: setup sandbox demo test lint bench lock clean
 
-setup: $(MARK)
+setup: $(MARK) $(if $(GPU),$(GPU_MARK))  ## Everything that is locked; GPU=1 adds CuPy.
 
 $(MARK): requirements.lock pyproject.toml
 	@./deployments/preflight.sh "$(PYTHON)"
@@ -23,6 +26,10 @@ $(MARK): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(MARK)
+
+$(GPU_MARK): $(MARK) requirements-gpu.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-gpu.lock
+	@touch $(GPU_MARK)
 
 sandbox:
 	@./deployments/preflight.sh "$(PYTHON)" sandbox

@@ -128,11 +128,24 @@ def localnet(
     info: Annotated[Path | None, typer.Option(help="Write the addresses here as JSON once it is ready.")] = None,
     slot_milliseconds: Annotated[int, typer.Option(help="Time a slot takes.")] = 400,
     solana_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
+    block_seconds: Annotated[float, typer.Option(help="Time between two blocks of ComputeChain.")] = 5.0,
 ) -> None:
-    """Run the local stand-ins (Solana, IPFS, Pinata) on loopback until Ctrl-C."""
+    """Run the local stand-ins (Solana, ComputeChain, IPFS, Pinata) on loopback until Ctrl-C."""
     from deployments.localnet import run_localnet
 
-    run_localnet(console, info=info, slot_milliseconds=slot_milliseconds, solana_port=solana_port)
+    run_localnet(
+        console, info=info, slot_milliseconds=slot_milliseconds, solana_port=solana_port, block_seconds=block_seconds
+    )
+
+
+@app.command(name="verify")
+def verify_one(
+    what: Annotated[str, typer.Argument(help="A receipt's job key, or a file with a proof bundle.")],
+) -> None:
+    """Check what a receipt or a proof bundle claims, as far as it can be; exit code 1 if something is wrong."""
+    from deployments.verify import verify as verify_claims
+
+    raise typer.Exit(asyncio.run(verify_claims(what, _settings(), console)))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from rich.console import Console
 
 from deployments.database import URL_NAMES
+from deployments.demo_challenges import CHALLENGE_SETTINGS, begun_challenges, fund_worker
 from deployments.demo_jobs import JOBS, WALL_SECONDS, DemoJob
 from deployments.demo_report import verdict_table
 from deployments.localnet import localnet_settings
@@ -25,6 +26,7 @@ from deployments.preflight import missing
 from deployments.processes import Processes, wait_until
 from deployments.progress import Progress, job_runs
 from deployments.stack import (
+    POOLS,
     base_environment,
     deploy,
     first_look,
@@ -40,6 +42,7 @@ from protocols.solana.keypair import load_or_create_keypair
 from stages.execute.sandbox.opening import open_bubblewrap
 
 _SLOT_MILLISECONDS = 100
+_BLOCK_SECONDS = 2.0
 _FLOW_RUNS_AT_ONCE = 4
 _JOBS_DEADLINE_SECONDS = 150.0
 _TABLE_COLUMNS = 150
@@ -53,6 +56,16 @@ class Posted:
     job: DemoJob
     address: str
     key: str
+
+    @property
+    def title(self) -> str:
+        """What the job is called."""
+        return self.job.title
+
+    @property
+    def job_id(self) -> str:
+        """The address of the job's account."""
+        return self.address
 
 
 async def run_demo(*, keep: bool) -> int:
@@ -91,30 +104,36 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
         ENV_FILE_NAME: str(folder / "none.env"),
         "MILLRACE_LIMITS__WALL_SECONDS": str(WALL_SECONDS),
         "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(folder / "worker-keypair.json"),
+        **CHALLENGE_SETTINGS,
+        "MILLRACE_COMPUTECHAIN__KEYSTORE": str(folder / "keys"),
         "POLL_INTERVAL": "2",
         "MILLRACE_MAX_IN_FLIGHT": str(len(JOBS)),
     }
-    console.print("starting the local chain, IPFS and the Prefect server ...")
+    console.print("starting the local chains, IPFS and the Prefect server ...")
     addresses = await _start_localnet(processes, folder, environment)
     environment |= localnet_settings(addresses)
     line = await start_database_and_server(processes, environment, port, folder, durable=False)
     await _ensure_empty(environment)
     console.print(f"  {line}\n  Prefect UI: http://127.0.0.1:{port}\nposting {len(jobs)} jobs ...", markup=False)
     posted = await asyncio.to_thread(_post_jobs, jobs, addresses, folder)
-    console.print("creating the work pool and the deployments of prefect.yaml ...")
+    await asyncio.to_thread(fund_worker, addresses, folder / "keys")
+    console.print("creating the work pools and the deployments of prefect.yaml ...")
     await deploy(environment, _FLOW_RUNS_AT_ONCE)
     async with PrefectClient(environment["PREFECT_API_URL"]) as client:
         await _start_cancelled(client, posted)
         await first_look(client)
-        start_worker(processes, environment, _FLOW_RUNS_AT_ONCE)
-        console.print("worker started; it tests its sandbox, then serves the pool\n")
-        progress = Progress(console, client, posted)
+        for pool in POOLS:
+            start_worker(processes, environment, _FLOW_RUNS_AT_ONCE, pool)
+        console.print("workers started; they test their sandbox, then serve their pools\n")
+        progress = Progress(console, client, lambda runs: [*posted, *begun_challenges(runs)])
         finished = await progress.follow(processes.check, _JOBS_DEADLINE_SECONDS)
-        table, good = await asyncio.to_thread(verdict_table, await job_runs(client), posted, addresses, folder)
+        runs = await job_runs(client)
+        table, good = await asyncio.to_thread(verdict_table, runs, posted, begun_challenges(runs), addresses, folder)
     console.print(table)
     if not finished:
         console.print(f"not every job ended within {_JOBS_DEADLINE_SECONDS:.0f} s", style="red")
-        console.print(processes.log_tail("worker", 30), markup=False)
+        for name in ("worker", "worker-gpu"):
+            console.print(processes.log_tail(name, 30), markup=False)
     good = good and finished
     outcome = "every job ended as it should" if good else "something did NOT end as it should"
     console.print(f"{outcome}; {time.monotonic() - began:.0f} s in all", style="bold green" if good else "bold red")
@@ -142,7 +161,8 @@ def _without_settings(environment: dict[str, str]) -> dict[str, str]:
 async def _start_localnet(processes: Processes, folder: Path, environment: dict[str, str]) -> dict[str, str]:
     info = folder / "localnet.json"
     command = [sys.executable, "-m", "deployments", "localnet", "--info", str(info)]
-    processes.start("localnet", [*command, "--slot-milliseconds", str(_SLOT_MILLISECONDS)], environment)
+    times = ["--slot-milliseconds", str(_SLOT_MILLISECONDS), "--block-seconds", str(_BLOCK_SECONDS)]
+    processes.start("localnet", [*command, *times], environment)
     await wait_until(info.exists, "localnet", 30, processes)
     addresses: dict[str, str] = json.loads(info.read_text())
     return addresses

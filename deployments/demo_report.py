@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from rich.table import Table
 from rich.text import Text
 
+from deployments.demo_challenges import Challenge, challenge_faults
 from deployments.demo_jobs import DemoJob
 from localnet.solana.client import JobPoster
 from millrace.receipt import Receipt
@@ -31,12 +32,23 @@ class Judged(Protocol):
 
 
 def verdict_table(
-    runs: Mapping[str, FlowRun], posted: Sequence[Judged], addresses: dict[str, str], folder: Path
+    runs: Mapping[str, FlowRun],
+    posted: Sequence[Judged],
+    challenges: Sequence[Challenge],
+    addresses: dict[str, str],
+    folder: Path,
 ) -> tuple[Table, bool]:
     """A table with a row for each job, and whether every one of them ended as it should."""
     receipts = ReceiptLog(folder / "receipts")
     table = Table(
-        "job", "outcome", "result CID", "transaction", *_STAGES, "fee", "price", title="seconds a stage, lamports"
+        "job",
+        "outcome",
+        "result CID",
+        "transaction",
+        *_STAGES,
+        "fee",
+        "price",
+        title="seconds a stage; lamports and wei",
     )
     all_good = True
     with httpx.Client(timeout=10) as http:
@@ -45,28 +57,39 @@ def verdict_table(
             run = runs.get(entry.address)
             faults = _faults(http, addresses, entry, run, receipt)
             all_good = all_good and not faults
-            table.add_row(*_row(entry, run, receipt, faults))
+            table.add_row(*_row(entry.job.title, run, receipt, faults))
+        for challenge in challenges:
+            receipt = receipts.find(challenge.key(addresses))
+            run = runs.get(challenge.job_id)
+            faults = challenge_faults(http, addresses, challenge, run, receipt)
+            all_good = all_good and not faults
+            table.add_row(*_row(challenge.told, run, receipt, faults))
     receipts.verify()
     return table, all_good
 
 
-def _row(entry: Judged, run: FlowRun | None, receipt: Receipt | None, faults: list[str]) -> list[str | Text]:
-    title = Text(printable(entry.job.title))
+def _row(name: str, run: FlowRun | None, receipt: Receipt | None, faults: list[str]) -> list[str | Text]:
+    title = Text(printable(name))
     if faults:
         return [title, Text(printable("; ".join(faults)), "red")]
-    if receipt is None or receipt.execution is None:
+    if receipt is None:
         return [title, Text((run.state_name if run else "") or "", "green")]
-    execution = receipt.execution
-    seconds = [f"{receipt.stage_seconds.get(stage, 0.0):.2f}" for stage in _STAGES]
+    seconds = [f"{spent:.2f}" if (spent := receipt.stage_seconds.get(stage)) is not None else "" for stage in _STAGES]
     return [
         title,
-        Text(f"settled: {execution.status}, {execution.returncode}", "green"),
+        Text(f"settled: {_ended(receipt)}", "green"),
         Text(_short(receipt.result_cid)),
         Text(_short(receipt.transaction_id)),
         *seconds,
         f"{receipt.fee:,}" if receipt.fee is not None else "?",
-        f"{receipt.price:,}" if receipt.price is not None else "?",
+        f"{receipt.price:,}" if receipt.price is not None else "",
     ]
+
+
+def _ended(receipt: Receipt) -> str:
+    if receipt.execution is not None:
+        return f"{receipt.execution.status}, {receipt.execution.returncode}"
+    return f"root {_short(receipt.solved.root)}" if receipt.solved is not None else ""
 
 
 def _short(text: str) -> str:

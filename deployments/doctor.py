@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from deployments.database import Sqlite, choose
-from flows.networks import networks
+from flows.networks import Served, networks
 from millrace.errors import MillraceError
 from millrace.finding import Finding, Level
 from millrace.redaction import redact
@@ -17,6 +17,8 @@ from millrace.settings import Settings, no_setting, unknown_variables
 from millrace.text import printable
 from protocols.ipfs.content import open_content
 from protocols.ipfs.gateway import Gateway
+from stages.execute.matmul.cupy_device import cards
+from stages.execute.matmul.stage import ensure_solvable
 from stages.execute.sandbox.diagnosis import diagnose
 from stages.submit.outbox import Outbox
 
@@ -31,7 +33,8 @@ async def examine(settings: Settings, console: Console) -> int:
         await asyncio.to_thread(_database, settings),
         *_outbox(settings),
         *await _content(settings),
-        *[await _network(name, settings) for name in networks()],
+        *await _networks(settings),
+        *await asyncio.to_thread(_device, settings),
     ]
     width = max(len(level) for level in _STYLES)
     for finding in findings:
@@ -89,14 +92,50 @@ async def _place(name: str, check: Awaitable[str]) -> Finding:
     return Finding("ok", f"content: {name} answers{f', {told}' if told else ''}")
 
 
-async def _network(name: str, settings: Settings) -> Finding:
+async def _networks(settings: Settings) -> list[Finding]:
+    """A finding for each network; a network left out is fine, as long as there is another."""
+    findings = []
+    any_served = any(served.configured(settings) for served in networks().values())
+    for name, served in networks().items():
+        if served.configured(settings):
+            findings.append(await _network(name, served, settings))
+        else:
+            level: Level = "ok" if any_served else "missing"
+            findings.append(Finding(level, f"{name}: not served", f"{served.remedy} to serve it"))
+    return findings
+
+
+async def _network(name: str, served: Served, settings: Settings) -> Finding:
     try:
-        async with networks()[name].open(settings) as network:
+        async with served.open(settings) as network:
             await network.affordable()
             text = f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}"
             return Finding("ok", text)
     except MillraceError as error:
         return _failed(name, error, "missing")
+
+
+def _device(settings: Settings) -> list[Finding]:
+    """What ComputeChain's challenges would be solved on; nothing if it is not served."""
+    compute = settings.computechain
+    if not networks()["computechain"].configured(settings):
+        return []
+    try:
+        ensure_solvable(compute.size, compute.algorithm, compute.device)
+    except MillraceError as error:
+        return [_failed("device", error, "missing")]
+    if compute.device == "cpu":
+        return [Finding("ok", f"device: challenges of n = {compute.size} are solved on the CPU, as set")]
+    try:
+        count = cards()
+    except MillraceError as error:
+        level: Level = "weak" if compute.device == "auto" else "missing"
+        return [_failed(f"device: {compute.device}", error, level)]
+    number = compute.device.removeprefix("cuda:")
+    if number.isdigit() and int(number) >= count:
+        remedy = "`nvidia-smi` counts them from 0, and `make setup GPU=1` installs what uses them"
+        return [Finding("missing", f"device: {compute.device} is not among the {count} that can be used", remedy)]
+    return [Finding("ok", f"device: {compute.device}, of {count} that can be used")]
 
 
 def _failed(what: str, error: MillraceError, level: Level) -> Finding:

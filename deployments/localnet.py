@@ -10,11 +10,25 @@ from pathlib import Path
 
 from rich.console import Console
 
+from localnet.computechain import ComputeChainLocalnet
 from localnet.ipfs import IpfsLocalnet
 from localnet.solana import SolanaLocalnet
 
+_SETTINGS = {
+    "MILLRACE_CLOUDMESH__RPC_URLS": "solana_rpc_url",
+    "MILLRACE_CLOUDMESH__PROGRAM_ID": "program_id",
+    "MILLRACE_COMPUTECHAIN__RPC_URLS": "computechain_rpc_url",
+    "MILLRACE_COMPUTECHAIN__CHAIN_ID": "computechain_chain_id",
+    "MILLRACE_IPFS__GATEWAYS": "ipfs_gateway_url",
+    "MILLRACE_IPFS__PINATA_API": "pinata_url",
+    "MILLRACE_IPFS__PINATA_JWT": "pinata_jwt",
+}
+"""What of the addresses a worker has to be told, by its settings."""
 
-def run_localnet(console: Console, *, info: Path | None, slot_milliseconds: int, solana_port: int) -> None:
+
+def run_localnet(
+    console: Console, *, info: Path | None, slot_milliseconds: int, solana_port: int, block_seconds: float
+) -> None:
     """Serve until SIGINT or SIGTERM. `info` gets the addresses as JSON, complete or not at all."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -22,12 +36,15 @@ def run_localnet(console: Console, *, info: Path | None, slot_milliseconds: int,
     with (
         tempfile.TemporaryDirectory(prefix="millrace-localnet-") as folder,
         SolanaLocalnet(slot_milliseconds=slot_milliseconds, port=solana_port) as solana,
+        ComputeChainLocalnet(block_seconds=block_seconds) as compute,
         IpfsLocalnet(Path(folder)) as ipfs,
     ):
         addresses = {
             "solana_rpc_url": solana.url,
             "program_id": solana.program_id,
             "genesis_hash": solana.genesis_hash,
+            "computechain_rpc_url": compute.url,
+            "computechain_chain_id": compute.chain_id,
             "ipfs_rpc_url": ipfs.rpc_url,
             "ipfs_gateway_url": ipfs.gateway_url,
             "ipfs_legacy_gateway_url": ipfs.legacy_gateway_url,
@@ -42,17 +59,16 @@ def run_localnet(console: Console, *, info: Path | None, slot_milliseconds: int,
         console.print("localnet is up; a worker finds it with these settings:\n", markup=False)
         for name, value in localnet_settings(addresses).items():
             console.print(f"export {name}={value}", markup=False)
+        console.print(
+            "\nComputeChain wants a key as well: `millrace keys computechain add <name>`, then"
+            "\nexport MILLRACE_COMPUTECHAIN__KEY_NAME=<name>",
+            markup=False,
+        )
         console.print("\nCtrl-C ends it. How to misbehave on request: docs/localnet.md", markup=False)
         ended.wait()
 
 
 def localnet_settings(addresses: dict[str, str]) -> dict[str, str]:
-    """The environment with which a worker uses a localnet at these addresses."""
-    return {
-        "MILLRACE_CLOUDMESH__RPC_URLS": addresses["solana_rpc_url"],
-        "MILLRACE_CLOUDMESH__PROGRAM_ID": addresses["program_id"],
-        "MILLRACE_IPFS__GATEWAYS": addresses["ipfs_gateway_url"],
-        "MILLRACE_IPFS__ALLOW_PRIVATE_GATEWAYS": "true",
-        "MILLRACE_IPFS__PINATA_API": addresses["pinata_url"],
-        "MILLRACE_IPFS__PINATA_JWT": addresses["pinata_jwt"],
-    }
+    """The environment with which a worker uses a localnet at these addresses; what is not there is not served."""
+    found = {setting: addresses[name] for setting, name in _SETTINGS.items() if name in addresses}
+    return {**found, "MILLRACE_IPFS__ALLOW_PRIVATE_GATEWAYS": "true"}

@@ -46,6 +46,9 @@ async def accounts(settings: Settings) -> list[str]:
     """A line for each network: the worker's address and balance, and how to fund it, or why it cannot be served."""
     lines = []
     for name, served in networks().items():
+        if not served.configured(settings):
+            lines.append(f"{name}: not served; to serve it, {served.remedy}")
+            continue
         try:
             async with served.open(settings) as network:
                 lines.append(f"{name}: {network.address}, balance {await network.balance()}, at {await network.head()}")

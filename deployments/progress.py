@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -16,24 +16,36 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deployments.demo_jobs import DemoJob
+from flows.networks import networks
 from millrace.text import printable
 
 
 class Followed(Protocol):
-    """A posted job, as far as progress needs to know it."""
+    """A job, as far as progress needs to know it."""
 
-    job: DemoJob
-    address: str
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        ...
+
+    @property
+    def job_id(self) -> str:
+        """The chain's own name for it."""
+        ...
 
 
 class Progress:
-    """Follows the flow runs of some jobs until each has ended."""
+    """Follows the flow runs of some jobs until each has ended.
 
-    def __init__(self, console: Console, client: PrefectClient, posted: Sequence[Followed]) -> None:
+    `jobs` are these, given the flow runs that there are by job id: some jobs are known only by their flow runs.
+    """
+
+    def __init__(
+        self, console: Console, client: PrefectClient, jobs: Callable[[Mapping[str, FlowRun]], Sequence[Followed]]
+    ) -> None:
         self._console = console
         self._client = client
-        self._posted = posted
+        self._jobs = jobs
         self._shown: dict[str, str] = {}
         self._began = time.monotonic()
 
@@ -51,7 +63,7 @@ class Progress:
                     live.update(self._table(runs, stages), refresh=True)
                 else:
                     self._print_changes(runs, stages)
-                if all(_ended(runs.get(entry.address)) for entry in self._posted):
+                if all(_ended(runs.get(entry.job_id)) for entry in self._jobs(runs)):
                     return True
                 await asyncio.sleep(0.5)
         return False
@@ -76,30 +88,31 @@ class Progress:
 
     def _table(self, runs: dict[str, FlowRun], stages: dict[UUID, str]) -> Table:
         table = Table("job", "where it is", title=f"{time.monotonic() - self._began:.0f} s")
-        for entry in self._posted:
-            run = runs.get(entry.address)
+        for entry in self._jobs(runs):
+            run = runs.get(entry.job_id)
             style = "green" if _ended(run) else "yellow" if run else "dim"
-            table.add_row(Text(printable(entry.job.title)), Text(self._words(run, stages), style))
+            table.add_row(Text(printable(entry.title)), Text(self._words(run, stages), style))
         return table
 
     def _print_changes(self, runs: dict[str, FlowRun], stages: dict[UUID, str]) -> None:
-        for entry in self._posted:
-            words = self._words(runs.get(entry.address), stages)
-            if self._shown.get(entry.address) != words:
-                self._shown[entry.address] = words
+        for entry in self._jobs(runs):
+            words = self._words(runs.get(entry.job_id), stages)
+            if self._shown.get(entry.title) != words:
+                self._shown[entry.title] = words
                 seconds = time.monotonic() - self._began
-                self._console.print(f"{seconds:6.1f} s  {printable(entry.job.title):22} {words}", markup=False)
+                self._console.print(f"{seconds:6.1f} s  {printable(entry.title):22} {words}", markup=False)
 
 
 async def job_runs(client: PrefectClient) -> dict[str, FlowRun]:
-    """The newest flow run of each CloudMesh job, by the job's address."""
-    runs = await client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["cloudmesh-job"])), limit=200)
+    """The newest flow run of each job, by the chain's own name for the job."""
     newest: dict[str, FlowRun] = {}
-    for run in runs:
-        address = str(run.parameters.get("job_address"))
-        former = newest.get(address)
-        if former is None or (run.created and former.created and run.created > former.created):
-            newest[address] = run
+    for served in networks().values():
+        flow = FlowFilter(name=FlowFilterName(any_=[served.deployment.partition("/")[0]]))
+        for run in await client.read_flow_runs(flow_filter=flow, limit=200):
+            job_id = str(run.parameters.get(served.parameter))
+            former = newest.get(job_id)
+            if former is None or (run.created and former.created and run.created > former.created):
+                newest[job_id] = run
     return newest
 
 

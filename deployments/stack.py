@@ -1,4 +1,4 @@
-"""A whole Millrace on one machine: Prefect server, work pool, deployments and worker."""
+"""A whole Millrace on one machine: Prefect server, work pools, deployments and workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import httpx
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.exceptions import ObjectNotFound
 
 from deployments.database import open_database
 from deployments.processes import Processes, wait_until
+from deployments.worker import WarmWorker
 from millrace.errors import Permanent
 from millrace.logs import OUR_LOGGERS
 from millrace.settings import ENV_FILE_NAME, Settings, env_file
@@ -23,8 +25,10 @@ from millrace.settings import ENV_FILE_NAME, Settings, env_file
 PROJECT = Path(__file__).resolve().parent.parent
 """Where prefect.yaml and the flows are."""
 
-POOL = "cpu"
-POOL_TYPE = "warm"
+POOLS = ("cpu", "gpu")
+"""The work pools of prefect.yaml: what runs anywhere, and what wants a GPU and makes do with a CPU."""
+
+POOL_TYPE = WarmWorker.type
 
 
 def free_port() -> int:
@@ -68,6 +72,7 @@ def pinned_settings(settings: Settings) -> dict[str, str]:
         ENV_FILE_NAME: str(env_file().absolute()),
         "MILLRACE_DATA_DIR": str(settings.data_dir.absolute()),
         "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(settings.cloudmesh.keypair_path.absolute()),
+        "MILLRACE_COMPUTECHAIN__KEYSTORE": str(settings.computechain.keystore.expanduser().absolute()),
     }
 
 
@@ -105,28 +110,29 @@ async def start_server(processes: Processes, environment: Mapping[str, str], por
 
 
 async def deploy(environment: Mapping[str, str], limit: int) -> None:
-    """Create the work pool and every deployment of prefect.yaml.
+    """Create the work pools, each with room for `limit` flow runs, and every deployment of prefect.yaml.
 
-    Raises Permanent with Prefect's own words if it refuses.
+    Raises Permanent if a pool of ours is of another type, or with Prefect's own words if it refuses.
     """
-    pool = ["work-pool", "create", POOL, "--type", POOL_TYPE, "--overwrite"]
-    await _ensure_type(environment)
-    await _prefect(pool, environment)
-    await _prefect(["work-pool", "set-concurrency-limit", POOL, str(limit)], environment)
+    template = WarmWorker.get_default_base_job_template()
+    async with PrefectClient(environment["PREFECT_API_URL"]) as client:
+        for pool in POOLS:
+            await _ensure_type(client, pool)
+            wanted = WorkPoolCreate(name=pool, type=POOL_TYPE, base_job_template=template, concurrency_limit=limit)
+            await client.create_work_pool(wanted, overwrite=True)
     await _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(_prefect_file())], environment)
 
 
-async def _ensure_type(environment: Mapping[str, str]) -> None:
-    """Return if our pool, should it exist, is of the type that our worker serves: a pool keeps its type for ever."""
-    async with PrefectClient(environment["PREFECT_API_URL"]) as client:
-        try:
-            pool = await client.read_work_pool(POOL)
-        except ObjectNotFound:
-            return
+async def _ensure_type(client: PrefectClient, name: str) -> None:
+    """Return if that pool, should it exist, is of the type that our worker serves: a pool keeps its type for ever."""
+    try:
+        pool = await client.read_work_pool(name)
+    except ObjectNotFound:
+        return
     if pool.type != POOL_TYPE:
         raise Permanent(
-            f"the work pool {POOL!r} is of the type {pool.type!r}, not {POOL_TYPE!r}",
-            hint=f"`prefect work-pool delete {POOL}`, then start again: it and its deployments are made anew",
+            f"the work pool {name!r} is of the type {pool.type!r}, not {POOL_TYPE!r}",
+            hint=f"`prefect work-pool delete {name}`, then start again: it and its deployments are made anew",
         )
 
 
@@ -142,10 +148,10 @@ async def first_look(client: PrefectClient) -> None:
         await client.create_flow_run_from_deployment(deployment.id)
 
 
-def start_worker(processes: Processes, environment: Mapping[str, str], limit: int) -> None:
-    """Start a worker of our pool: self-test and reconciliation first, then Prefect's worker."""
-    command = [sys.executable, "-m", "deployments", "worker", "--pool", POOL, "--limit", str(limit)]
-    processes.start("worker", command, environment)
+def start_worker(processes: Processes, environment: Mapping[str, str], limit: int, pool: str = "cpu") -> None:
+    """Start a worker of that pool: self-test and reconciliation first, then Prefect's worker."""
+    command = [sys.executable, "-m", "deployments", "worker", "--pool", pool, "--limit", str(limit)]
+    processes.start("worker" if pool == "cpu" else f"worker-{pool}", command, environment)
 
 
 def _answers(url: str) -> bool:

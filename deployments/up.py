@@ -19,11 +19,12 @@ from deployments.stack import (
     start_database_and_server,
     start_worker,
 )
+from flows.networks import networks
 from millrace.settings import Settings
 
 
 async def run_up(settings: Settings, *, port: int, limit: int) -> None:
-    """Start server, deployments and worker; end them all on SIGINT or SIGTERM, or when one of them ends."""
+    """Start server, deployments and workers; end them all on SIGINT or SIGTERM, or when one of them ends."""
     console = Console(highlight=False, soft_wrap=True)
     data_dir = settings.data_dir.absolute()
     environment = {**base_environment(), **pinned_settings(settings), **prefect_environment(data_dir, port)}
@@ -37,7 +38,8 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
         await deploy(environment, limit)
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
             await first_look(client)
-        start_worker(processes, environment, limit)
+        for pool in sorted({served.pool for served in networks().values() if served.configured(settings)} | {"cpu"}):
+            start_worker(processes, environment, limit, pool)
         console.print(
             f"Prefect UI: http://127.0.0.1:{port}\nlogs: {data_dir / 'logs'}\n"
             f"for prefect commands: export PREFECT_API_URL={environment['PREFECT_API_URL']}\nCtrl-C ends it.",

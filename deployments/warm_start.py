@@ -32,6 +32,7 @@ PRELOADED = (
     # Our flows, and with them everything below.
     "flows.adhoc",
     "flows.cloudmesh",
+    "flows.computechain",
     "flows.reconcile",
     "flows.watch",
     "deployments.warm_baseline",  # the last: it sets aside what was imported before it

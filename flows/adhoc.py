@@ -2,6 +2,7 @@
 
 `prefect deployment run 'fetch/adhoc' --param cid=<cid>`
 `prefect deployment run 'execute/python' --param code_cid=<cid>`
+`prefect deployment run 'execute/gpu' --param block_hash=<hash> --param worker_address=<address> --param n=4096`
 `prefect deployment run 'upload/adhoc' --param text='…'` or `--param path=<file>`
 """
 
@@ -14,10 +15,12 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.life import current_flow_run_id, job_life, named_after
-from flows.markdown import code, execution_markdown
-from flows.tasks import execute_python, fetch, publish
+from flows.markdown import code, execution_markdown, solution_markdown
+from flows.tasks import execute_python, fetch, publish, solve
 from millrace.errors import Permanent
 from millrace.limits import Limits
+from stages.execute.matmul.challenge import PORTABLE, Algorithm
+from stages.execute.matmul.solution import Solution
 from stages.execute.python import Execution
 from stages.fetch.ipfs import Fetched
 from stages.upload.ipfs import Uploaded
@@ -42,6 +45,17 @@ async def execute_by_hand(code_cid: str, limits: Limits | None = None) -> Execut
             execution_markdown(run), key="execution", description=f"Run of {code(code_cid)}"
         )
         return run
+
+
+@flow(name="execute", flow_run_name=named_after("block_hash"))
+async def solve_by_hand(block_hash: str, worker_address: str, n: int, algorithm: Algorithm = PORTABLE) -> Solution:
+    """Solve the challenge that this block poses to this address, with matrices of side `n`; nothing is submitted."""
+    async with job_life():
+        solution = await solve(_by_hand(), block_hash, worker_address, n, algorithm)
+        await acreate_markdown_artifact(
+            solution_markdown(solution), key="solution", description=f"Challenge of {code(block_hash)}"
+        )
+        return solution
 
 
 @flow(name="upload")

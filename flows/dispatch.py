@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Self
@@ -48,8 +48,11 @@ class Dispatcher:
         """A dispatcher for the network's deployment, which must have been deployed (`prefect deploy --all`)."""
         return cls(client, served, settings, await client.read_deployment_by_name(served.deployment))
 
-    async def start(self, pending: Sequence[Job]) -> int:
-        """Create a flow run for each job that needs one and fits; returns how many were created."""
+    async def start(self, pending: Sequence[Job], begun: Callable[[Sequence[Job]], None] = lambda _: None) -> int:
+        """Create a flow run for each job that needs one and fits; returns how many were created.
+
+        `begun` is told which of the jobs have a flow run now.
+        """
         room = await self._room() if pending else 0
         started = 0
         batch_size = max(1, _KEYS_A_QUERY // self._settings.max_attempts)
@@ -68,6 +71,8 @@ class Dispatcher:
                 if attempt is not None and started < room:
                     await (self._repeat(job, had[attempt]) if attempt in had else self._create(job, attempt))
                     started += 1
+                    runs.setdefault(job.key, {})
+            begun([job for job in batch if job.key in runs])
         return started
 
     async def _room(self) -> int:

@@ -55,6 +55,8 @@ async def settled(receipt: Receipt) -> State[Any]:
     )
     if receipt.outcome is JobOutcome.beaten:
         return Completed(name="Beaten", message="the chain records another worker's result")
+    if receipt.outcome is JobOutcome.closed:
+        return Completed(name="Closed", message="the job ended before our submission did anything")
     return Completed(name="Settled", message=f"result {receipt.result_cid} in {receipt.transaction_id}")
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
-from millrace.receipt import Receipt
+from millrace.receipt import Execution as RunReceipt
+from millrace.receipt import Inclusion, Receipt, Solved
 from millrace.text import printable
+from stages.execute.matmul.solution import Solution
 from stages.execute.python import Execution
 
+_UNITS = {"cloudmesh": "lamports", "computechain": "wei"}
 _TICKS = re.compile(r"`+")
 
 
@@ -42,31 +46,11 @@ def receipt_key(job_key: str) -> str:
 
 def receipt_markdown(receipt: Receipt) -> str:
     """A receipt as tables: what ran, under which limits, what it used, what came out, and what it cost."""
-    parts = [
-        f"# Receipt: {receipt.outcome.value}",
-        _table({"job": receipt.job_key, "network": receipt.network}),
-    ]
-    if run := receipt.execution:
-        limits, usage = run.limits, run.usage
-        parts += [
-            "## What ran",
-            _table(
-                {
-                    "source": run.source,
-                    "SHA-256": run.source_sha256,
-                    "sandbox": run.backend,
-                    "ended": run.status,
-                    "return code": run.returncode,
-                }
-            ),
-            "## Limits and use",
-            "| | used | limit |\n|---|---|---|\n"
-            + f"| wall time | {usage.wall_seconds:.2f} s | {limits.wall_seconds:g} s |\n"
-            + f"| CPU time | {_number(usage.cpu_seconds, ' s')} | {limits.cpus:g} cores |\n"
-            + f"| memory | {_mebibytes(usage.peak_memory_bytes)} | {_mebibytes(limits.memory_bytes)} |\n"
-            + f"| stdout | {usage.stdout_bytes} bytes | {limits.output_bytes} bytes |\n"
-            + f"| stderr | {usage.stderr_bytes} bytes | {limits.output_bytes} bytes |",
-        ]
+    parts = [f"# Receipt: {receipt.outcome.value}", _table({"job": receipt.job_key, "network": receipt.network})]
+    if receipt.execution:
+        parts += _what_ran(receipt.execution)
+    if receipt.solved:
+        parts += _what_was_solved(receipt.solved)
     parts += [
         "## What came out",
         _table(
@@ -83,15 +67,75 @@ def receipt_markdown(receipt: Receipt) -> str:
                 "transaction": receipt.transaction_id,
                 "slot or block": receipt.height,
                 "signed by": receipt.worker,
-                "fee paid": receipt.fee,
-                "price claimed": receipt.price,
+                "fee paid": _money(receipt.fee, receipt.network),
+                "price claimed": _money(receipt.price, receipt.network),
                 "settled at": receipt.settled_at.isoformat(timespec="seconds"),
             }
         ),
     ]
+    if receipt.inclusion:
+        parts += _proof_of(receipt.inclusion)
     if receipt.stage_seconds:
-        parts += ["## Time", _table({name: f"{seconds:.2f} s" for name, seconds in receipt.stage_seconds.items()})]
+        parts += ["## Time", _seconds(receipt.stage_seconds)]
     return "\n\n".join(parts)
+
+
+def _what_ran(run: RunReceipt) -> list[str]:
+    limits, usage = run.limits, run.usage
+    return [
+        "## What ran",
+        _table(
+            {
+                "source": run.source,
+                "SHA-256": run.source_sha256,
+                "sandbox": run.backend,
+                "ended": run.status,
+                "return code": run.returncode,
+            }
+        ),
+        "## Limits and use",
+        "| | used | limit |\n|---|---|---|\n"
+        + f"| wall time | {usage.wall_seconds:.2f} s | {limits.wall_seconds:g} s |\n"
+        + f"| CPU time | {_number(usage.cpu_seconds, ' s')} | {limits.cpus:g} cores |\n"
+        + f"| memory | {_mebibytes(usage.peak_memory_bytes)} | {_mebibytes(limits.memory_bytes)} |\n"
+        + f"| stdout | {usage.stdout_bytes} bytes | {limits.output_bytes} bytes |\n"
+        + f"| stderr | {usage.stderr_bytes} bytes | {limits.output_bytes} bytes |",
+    ]
+
+
+def _what_was_solved(solved: Solved) -> list[str]:
+    return [
+        "## The challenge",
+        _table(
+            {
+                "block": solved.block_height,
+                "block hash": solved.block_hash,
+                "algorithm": solved.algorithm,
+                "side n": solved.size,
+                "root": solved.root,
+            }
+        ),
+        "## The device",
+        _device(solved.device, solved.device_kind, solved.driver, solved.peak_memory_bytes, solved.seconds),
+    ]
+
+
+def _device(name: str, kind: str, driver: str, peak_memory_bytes: int | None, seconds: Mapping[str, float]) -> str:
+    spent = {part: f"{value:.3f} s" for part, value in seconds.items()}
+    memory = _mebibytes(peak_memory_bytes)
+    return _table({"device": name, "kind": kind, "driver": driver, "peak memory": memory, **spent})
+
+
+def _proof_of(inclusion: Inclusion) -> list[str]:
+    rows: dict[str, object] = {
+        "block": inclusion.block_height,
+        "block hash": inclusion.block_hash,
+        "compute root": inclusion.root,
+        "our result": f"{inclusion.index + 1} of {inclusion.count}",
+        "leaf": inclusion.leaf,
+    }
+    beside = {f"beside, level {level}": each for level, each in enumerate(inclusion.path)}
+    return ["## Proof that the block has it", _table({**rows, **beside})]
 
 
 def declined_markdown(job_key: str, reason: str, text: str) -> str:
@@ -102,6 +146,14 @@ def declined_markdown(job_key: str, reason: str, text: str) -> str:
 def _table(rows: dict[str, object]) -> str:
     lines = [f"| {name} | {code(str(value))} |" for name, value in rows.items() if value not in (None, "")]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    return _table({name: f"{value:.2f} s" for name, value in seconds.items()})
+
+
+def _money(amount: int | None, network: str) -> str:
+    return "" if amount is None else f"{amount:,} {_UNITS.get(network, '')}".rstrip()
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -119,5 +171,17 @@ def execution_markdown(run: Execution) -> str:
             "# Execution",
             _table({"ended": run.status, "return code": run.returncode, "sandbox": run.backend}),
             code_block(run.result_json),
+        ]
+    )
+
+
+def solution_markdown(solution: Solution) -> str:
+    """A challenge solved by hand: its answer, and on what."""
+    device = solution.device
+    return "\n\n".join(
+        [
+            "# Solved",
+            _table({"algorithm": solution.algorithm, "side n": solution.n, "root": solution.root}),
+            _device(device.name, device.kind, device.driver, solution.peak_memory_bytes, solution.timings),
         ]
     )

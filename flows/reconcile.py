@@ -36,12 +36,16 @@ from flows.networks import networks
 from millrace.network import SignedSubmission
 from millrace.settings import Settings
 from millrace.text import printable
+from protocols.ipfs.locks import HeldElsewhere, alone
 from stages.submit.outbox import Outbox
 
 _logger = logging.getLogger("flows.reconcile")
 
 _STARTING = timedelta(seconds=90)
 """How long a flow run may be Pending before its process must have taken its lease."""
+
+_PATIENCE_SECONDS = 60.0
+"""How long to wait for another reconciliation of this machine."""
 
 _MOST_TIMES = 10
 """How often one flow run is put back before it is left for a person."""
@@ -55,10 +59,12 @@ _OURS = "millrace"
 async def reconcile() -> State[Any]:
     """Put abandoned flow runs and unfinished submissions of this machine back to work; say what was done."""
     async with job_life() as bench, get_client() as client:
-        abandoned = await _abandoned(client, bench.settings)
-        done = [await _put_back(client, run, why) for run, why in abandoned if await _may_put_back(client, run)]
-        done += await _end_dead(client, bench.settings)
-        done += await _follow_submissions(client, await bench.tool("outbox"), bench.settings)
+        try:
+            # Each worker of a machine reconciles when it starts: two at once would put the same flow run back twice.
+            async with alone(bench.settings.data_dir / "state" / "reconcile.lock", _PATIENCE_SECONDS):
+                done = await _take_up(client, await bench.tool("outbox"), bench.settings)
+        except HeldElsewhere:
+            return Completed(name="Nothing to do", message="another reconciliation of this machine is at it")
     if not done:
         return Completed(
             name="Nothing to do", message="every flow run has a living process, every submission an answer"
@@ -67,6 +73,13 @@ async def reconcile() -> State[Any]:
         "\n".join(["# Reconciled", *(f"- {code(line)}" for line in done)]), key="reconciled"
     )
     return Completed(name=f"Took up {len(done)}", message=printable("; ".join(done), 1_000))
+
+
+async def _take_up(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
+    abandoned = await _abandoned(client, settings)
+    done = [await _put_back(client, run, why) for run, why in abandoned if await _may_put_back(client, run)]
+    done += await _end_dead(client, settings)
+    return done + await _follow_submissions(client, outbox, settings)
 
 
 async def _abandoned(client: PrefectClient, settings: Settings) -> list[tuple[FlowRun, str]]:

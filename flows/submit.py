@@ -12,7 +12,9 @@ from stages.submit.generation import first_generation
 from stages.submit.sign import sign_submission
 
 sign: Stage[SignedSubmission] = Stage(
-    "sign", sign_submission, tell=lambda s: f"signed {s.transaction_id}, valid up to height {s.expires_at}"
+    "sign",
+    sign_submission,
+    tell=lambda s: f"signed {s.transaction_id}" + (f", valid up to height {s.expires_at}" if s.expires_at else ""),
 )
 confirm: Stage[Outcome] = Stage(
     "confirm",
@@ -42,5 +44,5 @@ async def submit(job: Job, result: Result) -> SignedSubmission:
         f"{_SIGNATURES} signed transactions expired one after the other",
         job=job.key,
         stage="confirm",
-        hint="raise the priority fee cap or look at the RPC endpoints",
+        hint="raise the fee that may be paid, look at the RPC endpoints, or see who else signs with this key",
     )

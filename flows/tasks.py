@@ -8,8 +8,10 @@ from flows.stage import Stage
 from flows.workbench import current_workbench
 from millrace.receipt import Receipt
 from protocols.ipfs.content import Content
-from stages.admit import admit_job
+from stages import admit as admission
 from stages.execute import python
+from stages.execute.matmul.solution import Solution
+from stages.execute.matmul.stage import execute_challenge
 from stages.fetch.ipfs import Fetched, fetch_content
 from stages.submit.record import settle_and_record
 from stages.upload.documents import Published, publish_documents, publish_text
@@ -22,7 +24,10 @@ async def _is_kept(fetched: Fetched) -> bool:
     return content.store.has(fetched.cid)
 
 
-admit: Stage[Any] = Stage("admit", admit_job, cached=False, tell=lambda job: f"admitted {job.key}")
+admit: Stage[Any] = Stage("admit", admission.admit_job, cached=False, tell=lambda job: f"admitted {job.key}")
+admit_challenge: Stage[Any] = Stage(
+    "admit", admission.admit_challenge, cached=False, tell=lambda job: f"admitted {job.key}"
+)
 fetch: Stage[Fetched] = Stage(
     "fetch", fetch_content, tell=lambda f: f"{f.cid}: {f.size_bytes} bytes from {f.source}", holds=_is_kept
 )
@@ -31,6 +36,13 @@ execute_python: Stage[python.Execution] = Stage(
     python.execute_python,
     tell=lambda run: (
         f"{run.status}, return code {run.returncode}, after {run.usage.wall_seconds:.2f} s in {run.backend}"
+    ),
+)
+solve: Stage[Solution] = Stage(
+    "execute",
+    execute_challenge,
+    tell=lambda solution: (
+        f"root {solution.root} after {sum(solution.timings.values()):.2f} s on {solution.device.name}"
     ),
 )
 upload: Stage[Published] = Stage("upload", publish_documents, tell=lambda p: f"{p.result.cid} to {_list(p.result)}")

@@ -15,6 +15,7 @@ from flows.life import job_life, named_after
 from flows.networks import network as served
 from millrace.errors import Declined, MillraceError
 from millrace.redaction import redact
+from millrace.settings import load_settings
 
 
 @flow(name="watch", flow_run_name=named_after("network", "watch-"))
@@ -22,8 +23,11 @@ async def watch(network: str = "cloudmesh", run_seconds: float = 50.0) -> State[
     """Look at the chain every poll interval for about `run_seconds`; start what is pending and fits.
 
     Looping inside one run keeps the history readable and the latency low: a scheduled run takes seconds to start.
-    Ends with a state name that says what was found; `Failed` if not one look succeeded.
+    Ends with a state name that says what was found; `Failed` if not one look succeeded. A network that the settings
+    do not name is not looked at.
     """
+    if not served(network).configured(load_settings()):
+        return Completed(name="Not configured", message=f"to serve {network}: {served(network).remedy}")
     async with job_life(network) as bench, get_client() as client:
         chain = await bench.tool("network")
         dispatcher = await Dispatcher.create(client, served(network), bench.settings)
@@ -33,7 +37,7 @@ async def watch(network: str = "cloudmesh", run_seconds: float = 50.0) -> State[
             try:
                 await chain.affordable()
                 pending = await chain.pending()
-                started += await dispatcher.start(pending)
+                started += await dispatcher.start(pending, chain.begun)
                 looks += 1
             except Declined as error:
                 return Completed(name="Paused", message=redact(str(error)))

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from millrace.job import Job
+from millrace.receipt import Inclusion
 
 J = TypeVar("J", bound=Job)
 
@@ -43,12 +44,16 @@ class SignedSubmission(BaseModel):
     network: str
     transaction_id: str = Field(description="The chain's name for the transaction, known before sending")
     payload: str = Field(description="The signed bytes, base64")
-    expires_at: int = Field(description="Last block height at which it can land")
+    expires_at: int | None = Field(default=None, description="Last block height at which it can land; None: any")
     generation: int = Field(default=0, description="0 for the first signature; +1 after each proven expiry")
     sender: str = Field(description="The signer's address")
     result_cid: str
     price: int = Field(description="Price claimed for the job, smallest unit")
     priority_fee: int = Field(default=0, description="Highest fee above the base fee it can cost, smallest unit")
+    lane: str = Field(default="", description="The lane it was signed in, see `Network.lane`")
+    nonce: int | None = Field(default=None, description="Its place in the lane")
+    signed_at: int | None = Field(default=None, description="Height of the chain when it was signed")
+    result_hash: str = Field(default="", description="The result itself, where the chain records one")
 
 
 class Result(BaseModel):
@@ -58,6 +63,8 @@ class Result(BaseModel):
 
     result_cid: str
     evidence_cid: str = ""
+    result_hash: str = Field(default="", description="The result itself, where the chain records one")
+    proof: str = Field(default="", description="What a verifier needs beside it, where the chain has a field for it")
     code_bytes: int = Field(default=0, description="Size of the program, for cost policies")
     result_bytes: int = Field(default=0, description="Size of the result document, for cost policies")
     wall_seconds: float = Field(default=0.0, description="Time the program ran, for cost policies")
@@ -71,10 +78,12 @@ class Settlement(BaseModel):
     ours: bool = Field(description="True if the chain records our result and price")
     state: str = Field(description="The chain's word for the job's state")
     result_cid: str = ""
-    price: int = 0
+    price: int | None = Field(default=None, description="What the job costs its owner; None where nobody pays")
     transaction_id: str = ""
     height: int | None = None
     fee: int | None = Field(default=None, description="Fee we paid, smallest unit; None if unknown")
+    by_others: bool = Field(default=True, description="If it is not ours: whether somebody else ended the job")
+    inclusion: Inclusion | None = Field(default=None, description="Proof that our result is in its block")
 
 
 class Network(Protocol[J]):
@@ -91,8 +100,23 @@ class Network(Protocol[J]):
         """The worker's own address on this chain: it signs and pays."""
         ...
 
+    @property
+    def lane(self) -> str:
+        """Where signatures depend on each other (a nonce chain), what they have in common; else empty.
+
+        Of one lane, one submission at a time is signed and recorded, on the whole machine.
+        """
+        ...
+
     async def pending(self) -> Sequence[J]:
         """The jobs that wait for somebody, oldest first."""
+        ...
+
+    def begun(self, jobs: Sequence[J]) -> None:
+        """Take note that these have a flow run now; for a network whose jobs go by, so that it can tell what it missed.
+
+        It may be told so again and again.
+        """
         ...
 
     async def find(self, job_id: str) -> J:
@@ -111,8 +135,14 @@ class Network(Protocol[J]):
         """Return if the balance covers one more submission; Declined(too_poor) with both numbers if not."""
         ...
 
-    async def prepare(self, job: J, result: Result, generation: int) -> SignedSubmission:
-        """Sign the submission of `result`; sends nothing. Declined(closed) if the job is no longer open."""
+    async def prepare(
+        self, job: J, result: Result, generation: int, unsettled: Sequence[SignedSubmission] = ()
+    ) -> SignedSubmission:
+        """Sign the submission of `result`; sends nothing. Declined(closed) if the job is no longer open.
+
+        `unsettled` are those of our submissions in the same lane that may have yet to land: the chain need not know
+        them.
+        """
         ...
 
     async def send(self, submission: SignedSubmission) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from millrace.errors import Declined, DeclineReason
 from millrace.job import Job
 from millrace.network import Network
 from millrace.settings import Settings
+from stages.execute.matmul.stage import ensure_solvable
 from stages.execute.sandbox import Sandbox
 from stages.execute.sandbox.selftest import ensure_working
 from stages.submit.outbox import Outbox
@@ -21,6 +23,20 @@ async def admit_job(job_id: str, *, network: Network[Any], sandbox: Sandbox, out
 
     Raises Declined with the reason otherwise, Permanent if there is no such job.
     """
+    return await _admit(job_id, network, outbox, lambda _: ensure_working(sandbox, settings.data_dir / "state"))
+
+
+async def admit_challenge(job_id: str, *, network: Network[Any], outbox: Outbox, settings: Settings) -> Job:
+    """Decide as `admit_job` does about a challenge of the chain itself: no stranger's program is run, so what must
+    work is not the sandbox but the device.
+
+    Raises Declined also if the device is missing, or has too little memory for the challenge.
+    """
+    compute = settings.computechain
+    return await _admit(job_id, network, outbox, lambda job: ensure_solvable(job.size, job.algorithm, compute.device))
+
+
+async def _admit(job_id: str, network: Network[Any], outbox: Outbox, ensure_doable: Callable[[Any], None]) -> Job:
     job: Job = await network.find(job_id)
     if outbox.latest(job.key) is not None:
         return job
@@ -31,6 +47,6 @@ async def admit_job(job_id: str, *, network: Network[Any], sandbox: Sandbox, out
             reason=DeclineReason.closed,
             hint="nothing to do: its owner cancelled it or somebody else completed it",
         )
-    ensure_working(sandbox, settings.data_dir / "state")
+    ensure_doable(job)
     await network.affordable()
     return job

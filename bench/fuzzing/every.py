@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.fuzzing import chain, codecs, computechain, content, node, services
+from bench.fuzzing import chain, codecs, computechain, computechain_node, content, node, services
 from bench.fuzzing.controls import CONTROLS
 from bench.fuzzing.decoder import Decoder
 
@@ -15,4 +15,5 @@ DECODERS: tuple[Decoder, ...] = (
     *chain.DECODERS,
     *node.DECODERS,
     *computechain.DECODERS,
+    *computechain_node.DECODERS,
 )

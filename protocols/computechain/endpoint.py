@@ -94,7 +94,7 @@ class Endpoint:
                 if response.status_code == 429 or response.status_code >= 500:
                     told = f"{self.label} answers with the status {response.status_code}"
                     raise Transient(told, retry_after_seconds=_wish(response.headers.get("Retry-After", "")))
-                return Answer(response.status_code, _parsed(await self._content(response), self.label))
+                return Answer(response.status_code, parsed(await self._content(response), self.label))
         except TimeoutError:
             raise Transient(f"{self.label} did not answer within {self._timeout_seconds:g} s") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
@@ -128,7 +128,8 @@ def endpoint_label(url: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}"
 
 
-def _parsed(content: bytes, label: str) -> Any:
+def parsed(content: bytes, label: str) -> Any:
+    """The JSON that a node at `label` sent. Raises Unreadable."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError):

@@ -160,7 +160,7 @@ class ComputeChainRpc:
             if answer.status != 200:
                 shown = printable(str(answer.body), 300)
                 raise Unreadable(f"{endpoint.label} answers with the status {answer.status}: {shown}")
-            return _model(answer, kind)
+            return model_of(answer, kind)
 
         return await self._first(ask)
 
@@ -191,13 +191,14 @@ def _verdict(answer: Answer) -> MillraceError | None:
     if answer.status != 200:
         shown = printable(str(answer.body), 300)
         return Refused(f"the node cannot read the transaction: {shown}", hint="is it a ComputeChain node?")
-    sent = _model(answer, _Sent)
+    sent = model_of(answer, _Sent)
     if sent.status == "received" or sent.error == TAKEN_ALREADY:
         return None
     return refusal(sent.error or "")
 
 
-def _model(answer: Answer, kind: type[M]) -> M:
+def model_of(answer: Answer, kind: type[M]) -> M:
+    """The answer as what was asked for. Raises Unreadable."""
     try:
         return kind.model_validate(answer.body)
     except (ValidationError, RecursionError):

@@ -75,11 +75,19 @@ class CloudMeshNetwork:
         """The worker's own address: it pays the fees."""
         return str(self._keypair.pubkey())
 
+    @property
+    def lane(self) -> str:
+        """None: a transaction here depends on no other one of ours."""
+        return ""
+
     # ---- jobs ----
 
     async def pending(self) -> Sequence[CloudMeshJob]:
         """The jobs that wait for somebody, oldest first."""
         return await self._discovery.pending()
+
+    def begun(self, jobs: Sequence[CloudMeshJob]) -> None:
+        """Nothing to note: a job stays on the chain until somebody ends it."""
 
     async def find(self, job_id: str) -> CloudMeshJob:
         """The job whose account is at `job_id`, whatever its state; Permanent if there is none."""
@@ -126,7 +134,9 @@ class CloudMeshNetwork:
 
     # ---- submitting ----
 
-    async def prepare(self, job: CloudMeshJob, result: Result, generation: int) -> SignedSubmission:
+    async def prepare(
+        self, job: CloudMeshJob, result: Result, generation: int, unsettled: Sequence[SignedSubmission] = ()
+    ) -> SignedSubmission:
         """Sign `complete_job` for `result`; sends nothing.
 
         Raises Declined(closed) if the job was completed or cancelled, Declined(too_poor) if the fee cannot be paid,
@@ -190,7 +200,7 @@ class CloudMeshNetwork:
         A submission that a node refused to send has failed if the job itself has ended meanwhile: a completed or
         cancelled job never changes again, so the bytes could not do their work any more, wherever they are.
         """
-        outcome = await transaction_outcome(self._rpc, submission.transaction_id, submission.expires_at)
+        outcome = await self._transaction_outcome(submission)
         refused = self._sendings.get(submission.transaction_id, _Sending()).refused_because
         if outcome.fate is not Fate.unknown or outcome.height is not None or not refused:
             return outcome
@@ -200,6 +210,11 @@ class CloudMeshNetwork:
         return Outcome(
             fate=Fate.failed, final=await self._has_ended(job_id), reason=f"refused before it was sent: {refused}"
         )
+
+    async def _transaction_outcome(self, submission: SignedSubmission) -> Outcome:
+        if submission.expires_at is None:
+            raise Permanent(f"the submission {submission.transaction_id} does not say when it expires")
+        return await transaction_outcome(self._rpc, submission.transaction_id, submission.expires_at)
 
     async def _has_ended(self, job_id: str) -> bool:
         """Whether the job has ended at `finalized`."""
@@ -215,7 +230,7 @@ class CloudMeshNetwork:
         records our result and price.
         """
         self._ensure_ours(job)
-        outcome = await transaction_outcome(self._rpc, submission.transaction_id, submission.expires_at)
+        outcome = await self._transaction_outcome(submission)
         account = await self._account(job.job_id, "finalized", min_context_slot=outcome.height)
         recorded = (account.status, account.result_cid, account.cost_lamports)
         ours = outcome.fate is Fate.landed and recorded == (

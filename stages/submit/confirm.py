@@ -23,6 +23,8 @@ async def confirm_submission(
     """
     # A result that was kept elsewhere may outlive the outbox: nothing is sent that the outbox does not know.
     outbox.record(submission)
-    outcome = await follow(submission, network, until=lambda outcome: outcome.fate is not Fate.unknown, pace=pace)
+    outcome = await follow(
+        submission, network=network, outbox=outbox, until=lambda outcome: outcome.fate is not Fate.unknown, pace=pace
+    )
     outbox.mark(submission, outcome.fate)
     return outcome

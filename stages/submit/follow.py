@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any
 
 from millrace.errors import MillraceError, Transient, UnknownOutcome
 from millrace.network import Fate, Network, Outcome, SignedSubmission
+from stages.submit.outbox import Outbox
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,12 @@ class Pace:
 
 
 async def follow(
-    submission: SignedSubmission, network: Network[Any], *, until: Callable[[Outcome], bool], pace: Pace
+    submission: SignedSubmission,
+    *,
+    network: Network[Any],
+    outbox: Outbox,
+    until: Callable[[Outcome], bool],
+    pace: Pace,
 ) -> Outcome:
     """The first outcome that `until` accepts.
 
@@ -45,7 +54,7 @@ async def follow(
             trouble = f"the chain says {outcome.fate}"
             if outcome.fate is Fate.unknown and pace.clock() >= next_send:
                 next_send = pace.clock() + pace.rebroadcast_seconds
-                await network.send(submission)
+                await _send(submission, network, outbox)
         except (Transient, UnknownOutcome) as error:
             trouble = error.message
             wait = max(wait, _asked_for(error))
@@ -56,6 +65,22 @@ async def follow(
                 hint="nothing is lost: the same bytes are followed further by the next attempt",
             )
         await pace.sleep(wait)
+
+
+async def _send(submission: SignedSubmission, network: Network[Any], outbox: Outbox) -> None:
+    """Send it, after those that must land before it: nobody else may be following them any more."""
+    if submission.lane:
+        for earlier in outbox.in_lane(submission.lane):
+            if earlier.nonce is not None and submission.nonce is not None and earlier.nonce < submission.nonce:
+                await _send_again(earlier, network)
+    await network.send(submission)
+
+
+async def _send_again(earlier: SignedSubmission, network: Network[Any]) -> None:
+    try:
+        await network.send(earlier)
+    except MillraceError as error:
+        _logger.info("%s, which comes first, was not sent again: %s", earlier.transaction_id, error)
 
 
 def _asked_for(error: MillraceError) -> float:

@@ -2,7 +2,7 @@
 
 outbox/<sha256 of the job key>.json            jobs whose submission is being followed
 outbox/settled/<first two digits>/<...>.json   jobs whose fate is final
-outbox/locks/                                  lock files, a fixed number of them
+outbox/locks/                                  lock files: a fixed number for the jobs, one for each lane
 
 The invariant: of one job at most one signature can still land. A new generation is taken only after the former one
 is marked expired or failed.
@@ -73,13 +73,20 @@ class Outbox:
     async def lock(self, job_key: str) -> AsyncIterator[None]:
         """Hold the job's signing lock; waits for it. The operating system frees it when its holder dies."""
         # Few lock files for all jobs: two jobs that share one wait for each other, and nothing has to be cleaned up.
-        descriptor = os.open(self._locks / f"{_name(job_key)[:2]}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            while not _locked(descriptor):  # noqa: ASYNC110  (the holder may be another process)
-                await asyncio.sleep(_LOCK_POLL_SECONDS)
+        async with _held(self._locks / f"{_name(job_key)[:2]}.lock"):
             yield
-        finally:
-            os.close(descriptor)
+
+    @asynccontextmanager
+    async def lane_lock(self, lane: str) -> AsyncIterator[None]:
+        """Hold the lane's signing lock, as `lock` does; without a lane there is nothing to hold.
+
+        Taken after the job's own, never before it.
+        """
+        if not lane:
+            yield
+            return
+        async with _held(self._locks / f"lane-{_name(lane)}.lock"):
+            yield
 
     # ---- reading ----
 
@@ -100,15 +107,27 @@ class Outbox:
 
     def unsettled(self) -> list[SignedSubmission]:
         """The newest submission of every job whose fate is not final; damaged files are logged, see `damaged`."""
-        submissions = []
+        return [record.entries[-1].submission for record in self._live_records()]
+
+    def in_lane(self, lane: str) -> list[SignedSubmission]:
+        """What was signed in that lane and is not dead, in the order of its nonces; nothing without a lane.
+
+        One that has landed is among them until it is final: the chain may yet take it back.
+        """
+        if not lane:
+            return []
+        newest = [record.entries[-1] for record in self._live_records()]
+        alive = [entry.submission for entry in newest if entry.fate not in _DEAD and entry.submission.lane == lane]
+        return sorted(alive, key=lambda submission: submission.nonce or 0)
+
+    def _live_records(self) -> Iterator[_Record]:
         for path in sorted(self._folder.glob("*.json")):
             try:
-                submissions.append(_read(path).entries[-1].submission)
+                yield _read(path)
             except FileNotFoundError:
                 continue  # settled by somebody else since the listing
             except OutboxDamaged as error:
                 _logger.error("%s", error)
-        return submissions
 
     def damaged(self) -> list[Path]:
         """The files that cannot be read, each one a job whose fate a person has to look up."""
@@ -235,6 +254,17 @@ def _is_damaged(path: Path) -> bool:
     except OutboxDamaged:
         return True
     return False
+
+
+@asynccontextmanager
+async def _held(path: Path) -> AsyncIterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _locked(descriptor):  # noqa: ASYNC110  (the holder may be another process)
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _locked(descriptor: int) -> bool:

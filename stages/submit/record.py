@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from millrace.job import Job
-from millrace.network import Network, SignedSubmission
+from millrace.network import Network, Settlement, SignedSubmission
 from millrace.receipt import JobOutcome, Receipt
 from millrace.receipt_log import ReceiptLog
 from stages.submit.follow import Pace
@@ -39,12 +39,13 @@ async def settle_and_record(
     settlement = await settle_job(job, submission, network=network, outbox=outbox, pace=pace)
     receipt = _of_what_was_signed(draft, submission).model_copy(
         update={
-            "outcome": JobOutcome.settled if settlement.ours else JobOutcome.beaten,
+            "outcome": _outcome(settlement),
             "worker": submission.sender,
             "transaction_id": settlement.transaction_id or submission.transaction_id,
             "height": settlement.height,
             "fee": settlement.fee,
             "price": settlement.price,
+            "inclusion": settlement.inclusion,
             "settled_at": datetime.fromtimestamp(clock(), UTC),
         }
     )
@@ -53,10 +54,16 @@ async def settle_and_record(
     return receipts.find(job.key) or receipt
 
 
+def _outcome(settlement: Settlement) -> JobOutcome:
+    if settlement.ours:
+        return JobOutcome.settled
+    return JobOutcome.beaten if settlement.by_others else JobOutcome.closed
+
+
 def _of_what_was_signed(draft: Receipt, submission: SignedSubmission) -> Receipt:
     """`draft`, without what is not known if another run of the job was signed for before this one."""
     if draft.result_cid == submission.result_cid:
         return draft
     _logger.warning("the result %s was signed for before %s came out", submission.result_cid, draft.result_cid)
-    nothing_known = {"execution": None, "result_sha256": "", "evidence_cid": "", "published_to": ()}
+    nothing_known = {"execution": None, "solved": None, "result_sha256": "", "evidence_cid": "", "published_to": ()}
     return draft.model_copy(update={"result_cid": submission.result_cid, **nothing_known})

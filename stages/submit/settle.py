@@ -25,7 +25,7 @@ async def settle_job(
     Raises UnknownOutcome if finality does not come before the deadline, or if the submission expired and the job
     still waits; SubmissionFailed if it failed and the job still waits.
     """
-    outcome = await follow(submission, network, until=lambda outcome: outcome.final, pace=pace)
+    outcome = await follow(submission, network=network, outbox=outbox, until=lambda outcome: outcome.final, pace=pace)
     outbox.mark(submission, outcome.fate)
     settlement: Settlement = await network.settlement(job, submission)
     if not settlement.ours and await network.still_open(job):

@@ -17,6 +17,8 @@ async def sign_submission(
 
     A recorded submission wins over a new `result`: it may have been sent already.
 
+    Where signatures depend on each other, one at a time is made and recorded, each knowing of those before it.
+
     Raises Declined(closed) if the chain no longer wants the job done; StillAlive if the generation before may still
     land; what the network raises when it cannot be asked.
     """
@@ -25,12 +27,13 @@ async def sign_submission(
         if recorded is not None:
             return recorded
         outbox.ensure_next(job.key, generation)
-        try:
-            submission = await network.prepare(job, result, generation)
-        except Declined as error:
-            if error.reason is DeclineReason.closed:
-                # Every earlier signature is dead and there will be no other: nothing is left to follow.
-                outbox.settle(job.key)
-            raise
-        outbox.record(submission)
+        async with outbox.lane_lock(network.lane):
+            try:
+                submission = await network.prepare(job, result, generation, outbox.in_lane(network.lane))
+            except Declined as error:
+                if error.reason is DeclineReason.closed:
+                    # Every earlier signature is dead and there will be no other: nothing is left to follow.
+                    outbox.settle(job.key)
+                raise
+            outbox.record(submission)
         return submission

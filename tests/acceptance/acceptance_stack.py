@@ -30,14 +30,17 @@ from deployments.stack import (
     start_worker,
 )
 from flows.lease import Holder, holder_of
+from localnet.computechain import ComputeChainLocalnet
 from localnet.ipfs import IpfsLocalnet
 from localnet.solana import SolanaLocalnet
 from localnet.solana.client import JobPoster
 from millrace.receipt import Receipt
 from millrace.receipt_log import ReceiptLog
+from protocols.computechain.keystore import Keystore
 from protocols.solana.keypair import load_or_create_keypair
 
 WALL_SECONDS = 20
+KEY_NAME = "worker"
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Stack:
     processes: Processes
     environment: dict[str, str]
     owner: JobPoster
+    compute: ComputeChainLocalnet
 
     @property
     def receipts(self) -> ReceiptLog:
@@ -61,8 +65,8 @@ class Stack:
     def receipt(self, address: str) -> Receipt | None:
         return self.receipts.find(f"cloudmesh/{self.solana.genesis_hash}/{address}")
 
-    def start_worker(self) -> None:
-        start_worker(self.processes, self.environment, limit=3)
+    def start_worker(self, pool: str = "cpu") -> None:
+        start_worker(self.processes, self.environment, limit=3, pool=pool)
 
     def client(self) -> PrefectClient:
         return PrefectClient(self.environment["PREFECT_API_URL"])
@@ -89,7 +93,7 @@ class Stack:
                 run = await client.read_flow_run(run_id)
                 if holds(run):
                     return run
-                log = self.processes.log_tail("worker", 40)
+                log = "\n".join(self.processes.log_tail(name, 40) for name in ("worker", "worker-gpu"))
                 assert time.monotonic() < deadline, f"{run.name} is {run.state_name} after {seconds} s\n{log}"
                 await asyncio.sleep(0.2)
 
@@ -138,14 +142,16 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path, *, sqlite: bool = False) -> AsyncIterator[Stack]:
+async def running_stack(folder: Path, *, sqlite: bool = False, gpu: bool = False) -> AsyncIterator[Stack]:
     """Everything started, with an empty database in `folder`; ended with the block.
 
-    The database is what this machine gives `millrace up`, or SQLite in any case.
+    The database is what this machine gives `millrace up`, or SQLite in any case. With `gpu`, ComputeChain is served
+    too, by a worker of the pool `gpu`.
     """
     port = free_port()
     with (
         SolanaLocalnet(slot_milliseconds=50) as solana,
+        ComputeChainLocalnet(block_seconds=0.5) as compute,
         IpfsLocalnet(folder / "ipfs") as ipfs,
         JobPoster(solana.url, solana.program_id) as owner,
         Processes(folder / "logs") as processes,
@@ -154,27 +160,38 @@ async def running_stack(folder: Path, *, sqlite: bool = False) -> AsyncIterator[
         worker, _ = load_or_create_keypair(keypair_path)
         for address in (owner.address, str(worker.pubkey())):
             solana.chain.airdrop(address, 10**9)
+        addresses = {
+            "solana_rpc_url": solana.url,
+            "program_id": solana.program_id,
+            "ipfs_gateway_url": ipfs.gateway_url,
+            "pinata_url": ipfs.pinata_url,
+            "pinata_jwt": ipfs.pinata_jwt,
+        }
+        if gpu:
+            addresses |= {"computechain_rpc_url": compute.url, "computechain_chain_id": compute.chain_id}
+            compute.chain.fund(Keystore(folder / "keys").add(KEY_NAME).address, 10**18)
         environment = {
             **base_environment(),
             **prefect_environment(folder, port),
-            **localnet_settings(
-                {
-                    "solana_rpc_url": solana.url,
-                    "program_id": solana.program_id,
-                    "ipfs_gateway_url": ipfs.gateway_url,
-                    "pinata_url": ipfs.pinata_url,
-                    "pinata_jwt": ipfs.pinata_jwt,
-                }
-            ),
+            **localnet_settings(addresses),
             "MILLRACE_LIMITS__WALL_SECONDS": str(WALL_SECONDS),
             "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(keypair_path),
+            "MILLRACE_COMPUTECHAIN__KEYSTORE": str(folder / "keys"),
+            "MILLRACE_COMPUTECHAIN__KEY_NAME": KEY_NAME,
+            "MILLRACE_COMPUTECHAIN__SIZE": "128",
+            "MILLRACE_COMPUTECHAIN__DEVICE": "cpu",
+            "MILLRACE_COMPUTECHAIN__EVERY_BLOCKS": "1000",  # none by themselves: tests say which
+            "MILLRACE_COMPUTECHAIN__BACKLOG_BLOCKS": "2000",
+            "MILLRACE_COMPUTECHAIN__CONFIRMATIONS": "2",
             "POLL_INTERVAL": "1",
         }
-        made = Stack(folder, solana, ipfs, processes, environment, owner)
+        made = Stack(folder, solana, ipfs, processes, environment, owner, compute)
         if sqlite:
             await start_server(processes, environment, port)
         else:
             await start_database_and_server(processes, environment, port, folder, durable=False)
         await deploy(environment, limit=4)
         made.start_worker()
+        if gpu:
+            made.start_worker("gpu")
         yield made

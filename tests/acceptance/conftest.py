@@ -24,6 +24,14 @@ async def sqlite_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         yield running
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gpu_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """With ComputeChain, and a worker for its jobs; on the CPU, which gives the same bytes."""
+    _skip_without_sandbox()
+    async with running_stack(tmp_path_factory.mktemp("stack"), gpu=True) as running:
+        yield running
+
+
 def _skip_without_sandbox() -> None:
     if missing := missing_tools():
         pytest.skip(f"needs {', '.join(what for what, _ in missing)}; install it and this runs")

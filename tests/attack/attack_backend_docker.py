@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attack_case import EXIT, OOM, SIGNAL, TIMEOUT, Difference, Differences, any_output
+from attack_case import EXIT, HELD, OOM, SIGNAL, TIMEOUT, Difference, Differences, any_output
 
 from millrace.errors import Declined
 from millrace.settings import SandboxSettings, Settings
+from stages.execute.sandbox.interface import Outcome
 
 if TYPE_CHECKING:
     from stages.execute.sandbox.containers.sandbox import DockerSandbox
@@ -107,6 +108,13 @@ held(os.getuid() >= 61000 and poor and filtered and not setuid and refused(lambd
     ),
 }
 
+
+def _within_its_share(outcome: Outcome) -> bool:
+    """Whether a job of a fifth of a core used that, and a little for its start, as the control group counts it."""
+    used = outcome.usage.cpu_seconds
+    return HELD(outcome) if used is None else used < 0.2 * outcome.usage.wall_seconds + 0.2
+
+
 _EMULATED = "gVisor's kernel, not the machine's, does it for the container alone"
 RUNSC: Differences = {
     **_COMMON,
@@ -117,6 +125,10 @@ RUNSC: Differences = {
     ),
     "fork_bomb_count": Difference(
         "the processes are gVisor's, which takes memory for each: that runs out first", OOM, judge=any_output
+    ),
+    "cpu_quota": Difference(
+        "gVisor tells a job the time during which it was held up as well, up to twice what it used",
+        judge=_within_its_share,
     ),
     "thread_bomb": Difference(
         "the threads are gVisor's: it starts all 500, within the memory limit",

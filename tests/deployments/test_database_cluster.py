@@ -30,7 +30,7 @@ from pathlib import Path
 import sqlalchemy.dialects.postgresql.asyncpg, asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
-from deployments.database import open_database
+from deployments.database import URL_NAMES, open_database
 from deployments.processes import Processes
 from millrace.errors import MillraceError
 
@@ -44,7 +44,7 @@ async def up():
     with Processes(folder / "logs") as processes:
         opened = await open_database(processes, folder)
         told = {"line": opened.line}
-        for url in opened.environment.values():
+        if url := opened.environment.get(URL_NAMES[0]):
             engine = create_async_engine(url)
             async with engine.begin() as connection:
                 ask = connection.exec_driver_sql

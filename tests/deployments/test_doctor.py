@@ -136,6 +136,35 @@ async def test_a_network_that_cannot_be_served_is_missing(
     assert do in line
 
 
+async def test_a_network_that_is_left_out_is_fine_and_the_way_to_it_is_shown(good: Settings) -> None:
+    code, line = await about(good, "computechain: ")
+    assert (code, line[:2]) == (0, "ok")
+    assert "not served" in line
+    assert "MILLRACE_COMPUTECHAIN__RPC_URLS" in line
+
+
+@pytest.mark.parametrize(
+    ("fields", "level", "says"),
+    [
+        ({"device": "cpu", "size": 64}, "ok", "on the CPU"),
+        ({"device": "cuda:63", "size": 64}, "missing", "make setup GPU=1"),
+    ],
+)
+async def test_the_device_that_challenges_are_solved_on_is_looked_at(
+    good: Settings, fields: dict[str, object], level: str, says: str
+) -> None:
+    served = changed(good, "computechain", rpc_urls=(NOWHERE,), **fields)
+    _, line = await about(served, "device: ")
+    assert line.startswith(level)
+    assert says in line
+
+
+async def test_without_any_network_there_is_nothing_to_do(good: Settings) -> None:
+    code, line = await about(changed(good, "cloudmesh", program_id="", rpc_urls=()), "cloudmesh: ")
+    assert (code, line[:7]) == (1, "missing")
+    assert "SOLANA_RPC_URL" in line
+
+
 async def test_a_worker_without_money_is_told_where_to_send_it(good: Settings, tmp_path: Path) -> None:
     keypair, _ = load_or_create_keypair(tmp_path / "poor.json")
     code, line = await about(changed(good, "cloudmesh", keypair_path=tmp_path / "poor.json"), "cloudmesh: ")

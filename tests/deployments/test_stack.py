@@ -4,13 +4,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import yaml
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments.demo_challenges import begun_challenges
 from deployments.demo_jobs import JOBS
 from deployments.prepare import ensure_server_is_known
-from deployments.stack import pinned_settings, prefect_environment
+from deployments.stack import POOLS, PROJECT, pinned_settings, prefect_environment
+from deployments.warm_start import PRELOADED
+from flows.networks import networks
 from millrace.errors import Permanent
 from millrace.settings import load_settings
 
@@ -51,3 +57,39 @@ def test_the_demo_expects_of_the_memory_hog_what_the_machine_can_enforce() -> No
     (hog,) = [job for job in JOBS if job.status == "oom"]
     assert (hog.without_groups().status, hog.without_groups().shows) == ("exit", "MemoryError")
     assert [job.without_groups() for job in JOBS if job is not hog] == [job for job in JOBS if job is not hog]
+
+
+def test_every_pool_and_network_of_the_deployments_is_one_that_is_made_and_served() -> None:
+    """A deployment in a pool that nobody makes waits for ever."""
+    declared = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    assert {each["work_pool"]["name"] for each in declared} == set(POOLS)
+    watched = {each["parameters"]["network"] for each in declared if each["name"].startswith("watch-")}
+    assert watched == set(networks())
+    for served in networks().values():
+        flow, _, name = served.deployment.partition("/")
+        (found,) = [each for each in declared if each["name"] == name and flow.partition("-")[0] in each["entrypoint"]]
+        assert found["work_pool"]["name"] == served.pool
+
+
+def test_the_flows_of_all_deployments_are_imported_before_a_flow_run_starts() -> None:
+    declared = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    assert {each["entrypoint"].rpartition(".")[0] for each in declared} <= set(PRELOADED)
+
+
+def test_flows_are_imported_without_what_only_a_child_computes_with() -> None:
+    """NumPy starts threads, and each flow run's process is forked from the one that imported the flows."""
+    names = [name for name in PRELOADED if name.startswith("flows.")]
+    script = f"import sys, {', '.join(names)}; print([name for name in ('numpy', 'cupy') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def run_of(job_id: str) -> FlowRun:
+    return FlowRun(flow_id=uuid4(), parameters={"job_id": job_id})
+
+
+def test_the_demo_follows_the_first_challenges_in_the_order_of_their_blocks() -> None:
+    runs = {job_id: run_of(job_id) for job_id in ("25-aa", "5-bb", "10-cc", "15-dd")}
+    runs["an address"] = FlowRun(flow_id=uuid4(), parameters={"job_address": "an address"})
+    assert [challenge.job_id for challenge in begun_challenges(runs)] == ["5-bb", "10-cc", "15-dd"]
+    assert [challenge.job_id for challenge in begun_challenges({"5-bb": run_of("5-bb")})] == ["5-bb", "", ""]

@@ -80,3 +80,12 @@ async def test_more_than_a_page_of_unfinished_flow_runs_leaves_no_room(client: P
     for _ in range(202):
         await client.create_flow_run_from_deployment(deployment.id, state=Scheduled())
     assert await dispatching.start([JOB]) == 0
+
+
+async def test_a_network_is_told_which_jobs_have_a_flow_run_now(client: PrefectClient, tmp_path: Path) -> None:
+    """What was never begun for want of room would be missed without a word when its block is too old."""
+    jobs = [Job(network="cloudmesh", chain_id="test", job_id=name) for name in ("first", "second")]
+    dispatching = await dispatcher(client, tmp_path, max_in_flight=1)
+    begun: list[str] = []
+    assert await dispatching.start(jobs, lambda found: begun.extend(job.job_id for job in found)) == 1
+    assert begun == ["first"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -157,3 +158,13 @@ async def test_a_settled_submission_is_left_alone(machine: Machine) -> None:
     machine.outbox.settle(submission.job_key)
     assert (await machine.reconcile()).name == "Nothing to do"
     assert (await machine.state(run_id)).name == "Completed"
+
+
+async def test_two_reconciliations_of_one_machine_at_once_put_a_run_back_once(machine: Machine) -> None:
+    """Each worker of a machine begins with one: the second put back what the first one's worker had started already."""
+    dead = await machine.job_run("dead for two", Running())
+    machine.process_died(dead)
+    states = await asyncio.gather(machine.reconcile(), machine.reconcile())
+    assert sorted(state.name or "" for state in states) == ["Nothing to do", "Took up 1"]
+    put_back = [state.name for state in await machine.client.read_flow_run_states(dead)].count("AwaitingRetry")
+    assert put_back == 1

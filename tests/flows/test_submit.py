@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,8 @@ RESULT = Result(result_cid="bafy")
 class Chain:
     """A chain on which signatures expire, until their fees suffice."""
 
+    lane = ""
+
     def __init__(self, fees_suffice_from: int) -> None:
         self.fees_suffice_from = fees_suffice_from
         self.signed = 0
@@ -38,7 +40,9 @@ class Chain:
     async def still_open(self, job: Job) -> bool:
         return self.open
 
-    async def prepare(self, job: Job, result: Result, generation: int) -> SignedSubmission:
+    async def prepare(
+        self, job: Job, result: Result, generation: int, unsettled: Sequence[SignedSubmission] = ()
+    ) -> SignedSubmission:
         self.signed += 1
         return SignedSubmission(
             job_key=job.key,

@@ -149,6 +149,7 @@ def other_row() -> SampledRow:
         (with_row(0, row=HONEST.rows[1].row), "not under the root"),
         (with_row(0, row=HONEST.rows[0].row[:-4]), "not under the root"),
         (with_row(0, row="!" * 512), "not under the root"),
+        (with_row(0, row=f"{HONEST.rows[0].row}="), "not under the root"),
         (with_row(0, row=base64.b64encode(bytes(4 * N)).decode()), "not under the root"),
         (changed(challenge=CHALLENGE.model_copy(update={"worker_address": "cpc1thief"})), "other rows"),
     ],

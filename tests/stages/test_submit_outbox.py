@@ -202,3 +202,63 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(outbox: Outbox, tmp_
     holder.join()
     async with asyncio.timeout(5), outbox.lock(KEY):
         pass
+
+
+def test_a_file_of_an_older_version_is_read(outbox: Outbox, tmp_path: Path) -> None:
+    """An update must not lose what was signed: the fields that came later have defaults."""
+    outbox.record(submission())
+    path = only_file(tmp_path / "outbox")
+    content = json.loads(path.read_text())
+    signed = content["entries"][0]["submission"]
+    for later in ("lane", "nonce", "signed_at", "result_hash"):
+        del signed[later]
+    path.write_text(json.dumps(content))
+    assert outbox.latest(KEY) == submission()
+    assert outbox.damaged() == []
+
+
+def in_lane(job: str, nonce: int, lane: str = "lane") -> SignedSubmission:
+    return submission(job_key=f"computechain/test/{job}", lane=lane, nonce=nonce, expires_at=None)
+
+
+def test_a_lane_has_what_may_still_land_in_the_order_of_its_nonces(outbox: Outbox) -> None:
+    """The next nonce is found from these: one left out is given twice, a dead one kept leaves a gap for ever."""
+    later, first, landed, dead, put_away = (
+        in_lane(job, nonce) for job, nonce in zip("abcde", (9, 3, 2, 1, 0), strict=True)
+    )
+    for signed in (later, first, landed, dead, put_away, in_lane("f", 4, lane="another"), submission()):
+        outbox.record(signed)
+    outbox.mark(landed, Fate.landed)
+    outbox.mark(dead, Fate.expired)
+    outbox.settle(put_away.job_key)
+    assert outbox.in_lane("lane") == [landed, first, later]
+    assert outbox.in_lane("") == []
+
+
+def _hold_lane(folder: Path, held: multiprocessing.synchronize.Event, go_on: multiprocessing.synchronize.Event) -> None:
+    async def hold() -> None:
+        async with Outbox(folder).lane_lock("lane"):
+            held.set()
+            await asyncio.to_thread(go_on.wait, 30)
+
+    asyncio.run(hold())
+
+
+async def test_the_lock_of_a_lane_keeps_other_processes_waiting_and_no_other_lane(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    """Two processes that sign with one key at once both took the same nonce."""
+    context = multiprocessing.get_context("spawn")
+    held, go_on = context.Event(), context.Event()
+    holder = context.Process(target=_hold_lane, args=(tmp_path / "outbox", held, go_on))
+    holder.start()
+    assert await asyncio.to_thread(held.wait, 30)
+    async with asyncio.timeout(5), outbox.lane_lock("another"), outbox.lane_lock(""), outbox.lane_lock(""):
+        pass
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), outbox.lane_lock("lane"):
+            pytest.fail("two hold the lock")
+    go_on.set()
+    async with asyncio.timeout(10), outbox.lane_lock("lane"):
+        pass
+    holder.join()

@@ -7,47 +7,11 @@ that is lost, or memory that is gone, ends this process and nothing else.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from millrace.errors import Declined, DeclineReason, MillraceError, Transient
-from stages.execute.matmul.challenge import Challenge
-from stages.execute.matmul.solution import Solution
+from millrace.errors import Declined, MillraceError, Transient
+from stages.execute.matmul.request import Failure, Reply, Request
 from stages.execute.matmul.solve import solve
-
-
-class Request(BaseModel):
-    """What to solve, and where."""
-
-    model_config = ConfigDict(frozen=True)
-
-    challenge: Challenge
-    device: str
-    sampled_rows: int
-    locks: Path
-    patience_seconds: float
-
-
-class Failure(BaseModel):
-    """Why it was not solved."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Literal["transient", "declined", "permanent"]
-    message: str
-    hint: str = ""
-    reason: DeclineReason | None = None
-
-
-class Reply(BaseModel):
-    """One of the two."""
-
-    model_config = ConfigDict(frozen=True)
-
-    solution: Solution | None = None
-    failure: Failure | None = None
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,18 @@ def reserved(number: int, locks: Path) -> Iterator[None]:
         yield
 
 
+def bare_product(n: int) -> Callable[[], None]:
+    """The product alone on the first card, of matrices that are there: what the challenge is measured against."""
+    work = _Work(_cupy(), Challenge(block_hash="00" * 32, worker_address="bench", n=n), 0)
+    a, b = work.entries("A"), work.entries("B")
+
+    def multiply() -> None:
+        work.product(a, b)
+        work.now()
+
+    return multiply
+
+
 class _Work:
     """One challenge on the current card."""
 
@@ -89,13 +101,13 @@ class _Work:
         free, _ = self._cupy.cuda.runtime.memGetInfo()
         ensure_fits(n, gpu_bytes(n, 2 if self._halves else 4), free, f"card {self._number}, {self._name}")
         began = time.perf_counter()
-        a, b = self._entries("A"), self._entries("B")
-        generated = self._now()
-        product = self._product(a, b)
-        multiplied = self._now()
+        a, b = self.entries("A"), self.entries("B")
+        generated = self.now()
+        product = self.product(a, b)
+        multiplied = self.now()
         leaves = self._leaves(product)
         root = self._root(leaves)
-        hashed = self._now()
+        hashed = self.now()
         wanted = demanded_rows(self._challenge.seed, root, n, sampled_rows)
         shown = to_rows(self._cupy.asnumpy(product[list(wanted)]))
         # Of the tree, the paths of these rows: from the leaves, which are 32 bytes a row.
@@ -118,9 +130,10 @@ class _Work:
         self._cupy.random.seed(int.from_bytes(self._challenge.seed[:4]))
         product = self._cupy.dot(self._cupy.random.rand(n, n), self._cupy.random.rand(n, n))
         digest = hashlib.sha256(self._cupy.asnumpy(product).tobytes()).hexdigest()
-        return self._solution(digest, {"all": self._now() - began})
+        return self._solution(digest, {"all": self.now() - began})
 
-    def _entries(self, matrix: Any) -> Any:
+    def entries(self, matrix: Any) -> Any:
+        """A or B, in the type that is multiplied."""
         n = self._challenge.n
         made = self._cupy.empty((n, n), self._cupy.float16 if self._halves else self._cupy.float32)
         kernel = self._philox()
@@ -136,7 +149,7 @@ class _Work:
         source = f"#include <cupy/carray.cuh>\n{philox_source('float16')}"
         return self._cupy.RawKernel(source.replace("(ENTRY)(", "(ENTRY)(float)("), "philox_entries")
 
-    def _product(self, a: Any, b: Any) -> Any:
+    def product(self, a: Any, b: Any) -> Any:
         """A·B in float32, row after row."""
         if not self._halves:
             return a @ b
@@ -184,7 +197,8 @@ class _Work:
             level, count = above, (count + 1) // 2
         return bytes(self._cupy.asnumpy(level)).hex()
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """The time, once the card has done what it was given."""
         self._cupy.cuda.get_current_stream().synchronize()
         return time.perf_counter()
 

@@ -43,7 +43,7 @@ def hold_device(
         deadline = clock() + patience_seconds
         while not _locked(descriptor):
             if clock() >= deadline:
-                hint = "one worker with a limit of 1 for each card: see docs/workers.md"
+                hint = "one challenge at a time on each card; see docs/workers.md"
                 raise DeviceBusy(f"the device {identity} is in use by another job", hint=hint)
             sleep(_POLL_SECONDS)
         yield

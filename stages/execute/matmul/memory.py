@@ -10,11 +10,17 @@ import psutil
 
 from millrace.errors import Declined, DeclineReason
 from millrace.limits import MIB
-from stages.execute.matmul.numpy_device import panel_rows
 
+_PANEL_BYTES = 1 << 24
+_LEAST_PANEL_ROWS = 64
 _INTERPRETER_BYTES = 128 * MIB
 _DIGEST_BYTES = 128
 """A leaf and its part of the tree, as Python objects."""
+
+
+def panel_rows(n: int) -> int:
+    """How many rows of the product a CPU makes at once."""
+    return min(n, max(_LEAST_PANEL_ROWS, _PANEL_BYTES // (4 * n)))
 
 
 def cpu_bytes(n: int) -> int:

@@ -20,17 +20,10 @@ from numpy.typing import NDArray
 
 from stages.execute.matmul.challenge import Challenge
 from stages.execute.matmul.entries import Float32, entries
+from stages.execute.matmul.memory import panel_rows
 from stages.execute.matmul.sampling import demanded_rows
 from stages.execute.matmul.solution import DeviceInfo, SampledRow, Solution
 from stages.execute.matmul.tree import Tree, leaf_of
-
-_PANEL_BYTES = 1 << 24
-_LEAST_PANEL_ROWS = 64
-
-
-def panel_rows(n: int) -> int:
-    """How many rows of the product are made at once."""
-    return min(n, max(_LEAST_PANEL_ROWS, _PANEL_BYTES // (4 * n)))
 
 
 def solve_on_cpu(challenge: Challenge, sampled_rows: int) -> Solution:

@@ -16,8 +16,8 @@ from millrace.errors import Declined, DeclineReason, Permanent, Transient
 from millrace.settings import Settings
 from millrace.text import printable
 from stages.execute.matmul.challenge import LARGEST_SIDE, PORTABLE, Challenge
-from stages.execute.matmul.child import Failure, Reply, Request
 from stages.execute.matmul.memory import ensure_fits_here
+from stages.execute.matmul.request import Failure, Reply, Request
 from stages.execute.matmul.solution import Solution
 
 _LOCKS = "devices"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 from datetime import UTC, datetime
@@ -51,6 +52,18 @@ def test_a_job_has_one_receipt_however_often_it_is_appended(tmp_path: Path) -> N
     found = log.find("cloudmesh/test/a")
     assert found is not None
     assert found.fee == 5_000
+
+
+def test_a_line_of_an_older_version_verifies_and_is_read(tmp_path: Path) -> None:
+    """The hash is over what was written then, not over today's fields."""
+    old = receipt("old").model_dump(mode="json", exclude={"solved", "inclusion"})
+    line = {"n": 0, "previous": GENESIS, "receipt": old}
+    digest = hashlib.sha256(json.dumps(line, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    log = ReceiptLog(tmp_path)
+    log.path.write_text(json.dumps({**line, "hash": digest}, sort_keys=True, separators=(",", ":")) + "\n")
+    log.append(receipt("new"))
+    assert log.verify()[0] == 2
+    assert log.find("cloudmesh/test/old") == receipt("old")
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
