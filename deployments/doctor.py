@@ -118,7 +118,8 @@ async def _network(name: str, served: Served, settings: Settings) -> Finding:
 def _device(settings: Settings) -> list[Finding]:
     """What ComputeChain's challenges would be solved on; nothing if it is not served."""
     compute = settings.computechain
-    if not networks()["computechain"].configured(settings):
+    served = networks().get("computechain")
+    if served is None or not served.configured(settings):
         return []
     try:
         ensure_solvable(compute.size, compute.algorithm, compute.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ async def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
             BLOCK, ADDRESS, 20_000, "matmul-i32-v1", settings=settings_with(tmp_path, solve_seconds=0.4)
         )
     assert "MILLRACE_COMPUTECHAIN__SOLVE_SECONDS" in caught.value.hint
-    assert not [child for child in psutil.Process().children() if "matmul.child" in " ".join(child.cmdline())]
+    assert not solving_children()
 
 
 async def test_a_device_that_is_not_there_is_declined_with_what_to_do(tmp_path: Path) -> None:
@@ -119,12 +120,21 @@ def test_a_device_is_held_by_one_at_a_time_and_freed_by_the_system(tmp_path: Pat
         pass
 
 
+def solving_children() -> list[psutil.Process]:
+    """Those that run the solving program by now, not the ones that ended and wait to be collected."""
+    program = os.path.realpath(sys.executable)
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "matmul.child" in " ".join(child.cmdline()) and child.exe() == program:
+                found.append(child)
+    return found
+
+
 async def child_of_ours() -> psutil.Process:
     """The solving child, once it runs its own program."""
-    program = await asyncio.to_thread(os.path.realpath, sys.executable)
     for _ in range(500):
-        for child in psutil.Process().children():
-            if "matmul.child" in " ".join(child.cmdline()) and child.exe() == program:
-                return child
+        if children := await asyncio.to_thread(solving_children):
+            return children[0]
         await asyncio.sleep(0.01)
     raise AssertionError("no child was started")
