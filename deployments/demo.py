@@ -21,6 +21,7 @@ from deployments.database import URL_NAMES
 from deployments.demo_challenges import CHALLENGE_SETTINGS, begun_challenges, fund_worker
 from deployments.demo_jobs import JOBS, WALL_SECONDS, DemoJob
 from deployments.demo_report import verdict_table
+from deployments.demo_validator import PushedJob, push_job
 from deployments.localnet import localnet_settings
 from deployments.preflight import missing
 from deployments.processes import Processes, wait_until
@@ -117,6 +118,8 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     console.print(f"  {line}\n  Prefect UI: http://127.0.0.1:{port}\nposting {len(jobs)} jobs ...", markup=False)
     posted = await asyncio.to_thread(_post_jobs, jobs, addresses, folder)
     await asyncio.to_thread(fund_worker, addresses, folder / "keys")
+    pushed = PushedJob()
+    await asyncio.to_thread(push_job, addresses, pushed)
     console.print("creating the work pools and the deployments of prefect.yaml ...")
     await deploy(environment, _FLOW_RUNS_AT_ONCE)
     async with PrefectClient(environment["PREFECT_API_URL"]) as client:
@@ -125,10 +128,12 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
         for pool in POOLS:
             start_worker(processes, environment, _FLOW_RUNS_AT_ONCE, pool)
         console.print("workers started; they test their sandbox, then serve their pools\n")
-        progress = Progress(console, client, lambda runs: [*posted, *begun_challenges(runs)])
+        progress = Progress(console, client, lambda runs: [*posted, *begun_challenges(runs), pushed])
         finished = await progress.follow(processes.check, _JOBS_DEADLINE_SECONDS)
         runs = await job_runs(client)
-        table, good = await asyncio.to_thread(verdict_table, runs, posted, begun_challenges(runs), addresses, folder)
+        table, good = await asyncio.to_thread(
+            verdict_table, runs, posted, begun_challenges(runs), pushed, addresses, folder
+        )
     console.print(table)
     if not finished:
         console.print(f"not every job ended within {_JOBS_DEADLINE_SECONDS:.0f} s", style="red")

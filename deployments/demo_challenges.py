@@ -46,7 +46,9 @@ class Challenge:
 
 def begun_challenges(runs: Mapping[str, FlowRun]) -> list[Challenge]:
     """The first challenges by height, as far as there are flow runs of them, which `runs` has by job id."""
-    begun = sorted((job_id for job_id, run in runs.items() if "job_id" in run.parameters), key=_height)
+    begun = sorted(
+        (job_id for job_id, run in runs.items() if "job_id" in run.parameters and _height(job_id)), key=_height
+    )
     known = [*begun[:HOW_MANY], *[""] * HOW_MANY][:HOW_MANY]
     return [Challenge(f"challenge {number}", job_id) for number, job_id in enumerate(known, 1)]
 

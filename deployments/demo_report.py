@@ -14,6 +14,7 @@ from rich.text import Text
 
 from deployments.demo_challenges import Challenge, challenge_faults
 from deployments.demo_jobs import DemoJob
+from deployments.demo_validator import PushedJob, pushed_faults
 from localnet.solana.client import JobPoster
 from millrace.receipt import Receipt
 from millrace.receipt_log import ReceiptLog
@@ -35,6 +36,7 @@ def verdict_table(
     runs: Mapping[str, FlowRun],
     posted: Sequence[Judged],
     challenges: Sequence[Challenge],
+    pushed: PushedJob,
     addresses: dict[str, str],
     folder: Path,
 ) -> tuple[Table, bool]:
@@ -64,6 +66,10 @@ def verdict_table(
             faults = challenge_faults(http, addresses, challenge, run, receipt)
             all_good = all_good and not faults
             table.add_row(*_row(challenge.told, run, receipt, faults))
+        receipt, run = receipts.find(pushed.key(addresses)), runs.get(pushed.job_id)
+        faults = pushed_faults(http, addresses, pushed, run, receipt)
+        all_good = all_good and not faults
+        table.add_row(*_row(pushed.title, run, receipt, faults))
     receipts.verify()
     return table, all_good
 
@@ -77,13 +83,18 @@ def _row(name: str, run: FlowRun | None, receipt: Receipt | None, faults: list[s
     seconds = [f"{spent:.2f}" if (spent := receipt.stage_seconds.get(stage)) is not None else "" for stage in _STAGES]
     return [
         title,
-        Text(f"settled: {_ended(receipt)}", "green"),
+        Text(f"{receipt.outcome}: {_ended(receipt)}", "green"),
         Text(_short(receipt.result_cid)),
         Text(_short(receipt.transaction_id)),
         *seconds,
-        f"{receipt.fee:,}" if receipt.fee is not None else "?",
+        _fee(receipt),
         f"{receipt.price:,}" if receipt.price is not None else "",
     ]
+
+
+def _fee(receipt: Receipt) -> str:
+    unknown = "?" if receipt.transaction_id else ""
+    return f"{receipt.fee:,}" if receipt.fee is not None else unknown
 
 
 def _ended(receipt: Receipt) -> str:

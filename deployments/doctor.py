@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from deployments.database import Sqlite, choose
-from flows.networks import Served, networks
+from flows.networks import VALIDATOR, Served, networks
 from millrace.errors import MillraceError
 from millrace.finding import Finding, Level
 from millrace.redaction import redact
@@ -17,6 +17,8 @@ from millrace.settings import Settings, no_setting, unknown_variables
 from millrace.text import printable
 from protocols.ipfs.content import open_content
 from protocols.ipfs.gateway import Gateway
+from protocols.validator.link import validator_label
+from stages.discover.validator_opening import address_of, link_of
 from stages.execute.matmul.cupy_device import cards
 from stages.execute.matmul.stage import ensure_solvable
 from stages.execute.sandbox.diagnosis import diagnose
@@ -34,6 +36,7 @@ async def examine(settings: Settings, console: Console) -> int:
         *_outbox(settings),
         *await _content(settings),
         *await _networks(settings),
+        *await _validator(settings),
         *await asyncio.to_thread(_device, settings),
     ]
     width = max(len(level) for level in _STYLES)
@@ -95,7 +98,7 @@ async def _place(name: str, check: Awaitable[str]) -> Finding:
 async def _networks(settings: Settings) -> list[Finding]:
     """A finding for each network; a network left out is fine, as long as there is another."""
     findings = []
-    any_served = any(served.configured(settings) for served in networks().values())
+    any_served = any(source.configured(settings) for source in (*networks().values(), VALIDATOR))
     for name, served in networks().items():
         if served.configured(settings):
             findings.append(await _network(name, served, settings))
@@ -115,11 +118,22 @@ async def _network(name: str, served: Served, settings: Settings) -> Finding:
         return _failed(name, error, "missing")
 
 
+async def _validator(settings: Settings) -> list[Finding]:
+    """Whether the PoC validator lets us in; nothing if none is served. Over http only the settings are looked at."""
+    if not VALIDATOR.configured(settings):
+        return []
+    try:
+        async with link_of(settings)():
+            return [Finding("ok", f"validator: {validator_label(settings.validator.url)}, {address_of(settings)}")]
+    except MillraceError as error:
+        return [_failed("validator", error, "missing")]
+
+
 def _device(settings: Settings) -> list[Finding]:
-    """What ComputeChain's challenges would be solved on; nothing if it is not served."""
+    """What challenges would be solved on; nothing if neither ComputeChain nor a validator is served."""
     compute = settings.computechain
     served = networks().get("computechain")
-    if served is None or not served.configured(settings):
+    if not VALIDATOR.configured(settings) and (served is None or not served.configured(settings)):
         return []
     try:
         ensure_solvable(compute.size, compute.algorithm, compute.device)

@@ -64,13 +64,17 @@ class FlowRunProcess:
             return -signal.SIGKILL
         return _SERVER_IS_GONE if code is None else code
 
+    def terminate(self) -> None:
+        """Ask it to end, by SIGTERM; nothing happens if it has ended."""
+        self._process.terminate()
+
     async def end(self, grace_seconds: float) -> None:
         """Ask it to end, and end it when it has not after `grace_seconds`, and then what it had started.
 
         `ended` must be waiting meanwhile.
         """
         started = self._seen.children(recursive=True) if self._seen is not None and self._seen.is_running() else []
-        self._process.terminate()
+        self.terminate()
         with anyio.move_on_after(grace_seconds):
             await self.has_ended.wait()
         if not self.has_ended.is_set():

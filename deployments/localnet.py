@@ -13,12 +13,14 @@ from rich.console import Console
 from localnet.computechain import ComputeChainLocalnet
 from localnet.ipfs import IpfsLocalnet
 from localnet.solana import SolanaLocalnet
+from localnet.validator import ValidatorLocalnet
 
 _SETTINGS = {
     "MILLRACE_CLOUDMESH__RPC_URLS": "solana_rpc_url",
     "MILLRACE_CLOUDMESH__PROGRAM_ID": "program_id",
     "MILLRACE_COMPUTECHAIN__RPC_URLS": "computechain_rpc_url",
     "MILLRACE_COMPUTECHAIN__CHAIN_ID": "computechain_chain_id",
+    "MILLRACE_VALIDATOR__URL": "validator_url",
     "MILLRACE_IPFS__GATEWAYS": "ipfs_gateway_url",
     "MILLRACE_IPFS__PINATA_API": "pinata_url",
     "MILLRACE_IPFS__PINATA_JWT": "pinata_jwt",
@@ -38,6 +40,7 @@ def run_localnet(
         SolanaLocalnet(slot_milliseconds=slot_milliseconds, port=solana_port) as solana,
         ComputeChainLocalnet(block_seconds=block_seconds) as compute,
         IpfsLocalnet(Path(folder)) as ipfs,
+        ValidatorLocalnet() as validator,
     ):
         addresses = {
             "solana_rpc_url": solana.url,
@@ -45,6 +48,8 @@ def run_localnet(
             "genesis_hash": solana.genesis_hash,
             "computechain_rpc_url": compute.url,
             "computechain_chain_id": compute.chain_id,
+            "validator_url": validator.url,
+            "validator_http_url": validator.http_url,
             "ipfs_rpc_url": ipfs.rpc_url,
             "ipfs_gateway_url": ipfs.gateway_url,
             "ipfs_legacy_gateway_url": ipfs.legacy_gateway_url,

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.networks import networks
+from flows.networks import VALIDATOR, networks
 from millrace.text import printable
 
 
@@ -106,7 +106,7 @@ class Progress:
 async def job_runs(client: PrefectClient) -> dict[str, FlowRun]:
     """The newest flow run of each job, by the chain's own name for the job."""
     newest: dict[str, FlowRun] = {}
-    for served in networks().values():
+    for served in (*networks().values(), VALIDATOR):
         flow = FlowFilter(name=FlowFilterName(any_=[served.deployment.partition("/")[0]]))
         for run in await client.read_flow_runs(flow_filter=flow, limit=200):
             job_id = str(run.parameters.get(served.parameter))

@@ -143,8 +143,9 @@ def _prefect_file() -> Path:
 
 
 async def first_look(client: PrefectClient) -> None:
-    """Watch every network now, instead of at the schedule's first time, up to a minute away."""
-    for deployment in await client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["watch"]))):
+    """Look for jobs everywhere now, instead of at the schedule's first time, up to a minute away."""
+    looking = FlowFilter(name=FlowFilterName(any_=["watch", "validator"]))
+    for deployment in await client.read_deployments(flow_filter=looking):
         await client.create_flow_run_from_deployment(deployment.id)
 
 

@@ -19,7 +19,7 @@ from deployments.stack import (
     start_database_and_server,
     start_worker,
 )
-from flows.networks import networks
+from flows.networks import VALIDATOR, networks
 from millrace.settings import Settings
 
 
@@ -38,7 +38,9 @@ async def run_up(settings: Settings, *, port: int, limit: int) -> None:
         await deploy(environment, limit)
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
             await first_look(client)
-        for pool in sorted({served.pool for served in networks().values() if served.configured(settings)} | {"cpu"}):
+        for pool in sorted(
+            {source.pool for source in (*networks().values(), VALIDATOR) if source.configured(settings)} | {"cpu"}
+        ):
             start_worker(processes, environment, limit, pool)
         console.print(
             f"Prefect UI: http://127.0.0.1:{port}\nlogs: {data_dir / 'logs'}\n"

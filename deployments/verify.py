@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from millrace.errors import MillraceError, Permanent
-from millrace.receipt import Receipt, Solved
+from millrace.receipt import JobOutcome, Receipt, Solved
 from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact
 from millrace.settings import Settings
@@ -87,6 +87,9 @@ async def _checks_of_job(job_key: str, settings: Settings) -> list[Check]:
             hint="`millrace audit verify` checks that the receipts are as they were written",
         )
     bundle = await _bundle(receipt.solved.bundle_cid, settings)
+    if receipt.outcome is JobOutcome.answered:
+        told = Check("not checked", "the validator has this answer", "it told nobody else: no chain records it")
+        return [rows_check(receipt.solved, receipt.worker, bundle), told]
     return checks_of(receipt, bundle, await _block(receipt, settings))
 
 
@@ -116,13 +119,14 @@ def checks_of(receipt: Receipt, bundle: str | MillraceError, block: Block | Mill
         return []
     height = receipt.height if receipt.inclusion is None else receipt.inclusion.block_height
     return [
-        _shown_rows(receipt.solved, receipt.worker, bundle),
+        rows_check(receipt.solved, receipt.worker, bundle),
         _tried(f"the proof leads from this answer to the hash of block {height}", lambda: _ensure_answer(receipt)),
         _on_chain(receipt, block),
     ]
 
 
-def _shown_rows(solved: Solved, worker: str, bundle: str | MillraceError) -> Check:
+def rows_check(solved: Solved, worker: str, bundle: str | MillraceError) -> Check:
+    """Whether the bundle's rows are those of the challenge under the root, or why that cannot be told."""
     if isinstance(bundle, MillraceError):
         return Check("not checked", f"the rows in the bundle {solved.bundle_cid} are right", bundle.message)
     fields = {"block_hash": solved.block_hash, "worker_address": worker, "n": solved.size}

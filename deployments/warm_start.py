@@ -34,6 +34,7 @@ PRELOADED = (
     "flows.cloudmesh",
     "flows.computechain",
     "flows.reconcile",
+    "flows.validator",
     "flows.watch",
     "deployments.warm_baseline",  # the last: it sets aside what was imported before it
 )

@@ -56,6 +56,9 @@ _GRACE_SECONDS = 30.0
 _EVENTS_AGAIN_SECONDS = 10.0
 """How long after a lost connection the server is asked for events again."""
 
+_ENDLESS = "endless"
+"""Tag of flow runs that would keep a stopping worker waiting: they end at once and well when they get SIGTERM."""
+
 _QUIET_POLL_SECONDS = 0.5
 _LONGEST_START_SECONDS = 5.0
 """A flow run that takes longer to begin than this no longer keeps others from starting."""
@@ -108,7 +111,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
     """Runs flow runs on this machine, as many at a time as its limit says, each in a process forked when it starts.
 
     A flow run whose process ends with another code than 0 is reported as crashed at once. Stopping the worker lets
-    what runs end first. A flow run cancelled in the UI gets SIGTERM, and SIGKILL when it takes too long to end.
+    what runs end first, and asks those with the tag `endless` to end by SIGTERM. A flow run cancelled in the UI gets
+    SIGTERM, and SIGKILL when it takes too long to end.
     """
 
     type = "warm"
@@ -120,6 +124,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._running: dict[UUID, FlowRunProcess] = {}
+        self._endless: dict[UUID, FlowRunProcess] = {}
         self._cancelled: set[UUID] = set()
         self._control = ControlChannel()
         self._starting = asyncio.Semaphore(os.cpu_count() or 1)
@@ -143,6 +148,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         """Wait until what runs has ended, heeding cancellations meanwhile, then disconnect."""
         if self._looking is not None:
             self._looking.cancel()  # nothing new is taken any more
+        for process in self._endless.values():
+            process.terminate()
         try:
             await super().teardown(*exc_info)
         finally:
@@ -162,6 +169,9 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
             process = FlowRunProcess(configuration.start_of(flow_run, Path(folder), control))
             self._running[flow_run.id] = process
+            if _ENDLESS in flow_run.tags:
+                self._endless[flow_run.id] = process
+                kept.callback(self._endless.pop, flow_run.id)
             if task_status is not None:
                 task_status.started(process.identifier)
             with anyio.CancelScope(shield=True):

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
 
 from flows.attempts import attempt_key, next_attempt
-from flows.networks import Served
+from flows.networks import JobSource
 from millrace.job import Job
 from millrace.settings import Settings
 
@@ -36,7 +36,7 @@ class Dispatcher:
 
     logger = logging.getLogger("flows.dispatch")
 
-    def __init__(self, client: PrefectClient, served: Served, settings: Settings, deployment: Any) -> None:
+    def __init__(self, client: PrefectClient, served: JobSource, settings: Settings, deployment: Any) -> None:
         self._client = client
         self._served = served
         self._settings = settings
@@ -44,8 +44,8 @@ class Dispatcher:
         self._work_pool_name: str | None = deployment.work_pool_name
 
     @classmethod
-    async def create(cls, client: PrefectClient, served: Served, settings: Settings) -> Self:
-        """A dispatcher for the network's deployment, which must have been deployed (`prefect deploy --all`)."""
+    async def create(cls, client: PrefectClient, served: JobSource, settings: Settings) -> Self:
+        """A dispatcher for the source's deployment, which must have been deployed (`prefect deploy --all`)."""
         return cls(client, served, settings, await client.read_deployment_by_name(served.deployment))
 
     async def start(self, pending: Sequence[Job], begun: Callable[[Sequence[Job]], None] = lambda _: None) -> int:

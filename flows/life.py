@@ -57,6 +57,8 @@ async def settled(receipt: Receipt) -> State[Any]:
         return Completed(name="Beaten", message="the chain records another worker's result")
     if receipt.outcome is JobOutcome.closed:
         return Completed(name="Closed", message="the job ended before our submission did anything")
+    if receipt.outcome is JobOutcome.answered:
+        return Completed(name="Answered", message=f"result {receipt.result_cid} goes to the validator")
     return Completed(name="Settled", message=f"result {receipt.result_cid} in {receipt.transaction_id}")
 
 

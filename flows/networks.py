@@ -13,20 +13,26 @@ from millrace.settings import Settings
 from stages.submit import cloudmesh, computechain_opening
 
 
-@dataclass(frozen=True)
-class Served:
-    """One network: whether the settings name it, how it is opened, and the deployment that does one of its jobs."""
+@dataclass(frozen=True, kw_only=True)
+class JobSource:
+    """Where jobs come from: whether the settings name it, and the deployment that does one of its jobs."""
 
     configured: Callable[[Settings], bool]
     """Whether the operator wants it served; settings that are incomplete count as wanting it."""
     remedy: str
     """What to set for that."""
-    open: Callable[[Settings], AbstractAsyncContextManager[Network[Any]]]
     deployment: str
     pool: str
     """The work pool that its jobs' flow runs go to."""
     parameter: str
-    """The parameter of the job's flow that takes the chain's own name for the job."""
+    """The parameter of the job's flow that takes the source's own name for the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(JobSource):
+    """One network, which can be opened and asked."""
+
+    open: Callable[[Settings], AbstractAsyncContextManager[Network[Any]]]
 
 
 _NETWORKS = {
@@ -47,6 +53,15 @@ _NETWORKS = {
         parameter="job_id",
     ),
 }
+
+VALIDATOR = JobSource(
+    configured=lambda settings: bool(settings.validator.url),
+    remedy="set MILLRACE_VALIDATOR__URL",
+    deployment="poc-job/gpu",
+    pool="gpu",
+    parameter="job_id",
+)
+"""The PoC validator: it pushes jobs and takes answers, there is no chain to ask."""
 
 
 def networks() -> dict[str, Served]:

@@ -32,7 +32,7 @@ from flows.attempts import attempt_key
 from flows.lease import Holder, holder_of
 from flows.life import job_life
 from flows.markdown import code
-from flows.networks import networks
+from flows.networks import VALIDATOR, networks
 from millrace.network import SignedSubmission
 from millrace.settings import Settings
 from millrace.text import printable
@@ -207,7 +207,8 @@ async def _runs_about(client: PrefectClient, job_id: str, keys: list[str]) -> li
 
 async def _job_runs(client: PrefectClient, states: Sequence[StateType]) -> list[FlowRun]:
     """Flow runs of the networks' job flows in these states, newest first."""
-    names = [served.deployment.partition("/")[0] for served in networks().values()]
+    deployments = [served.deployment for served in (*networks().values(), VALIDATOR)]
+    names = [deployment.partition("/")[0] for deployment in deployments]
     return await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=names)),
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}}),

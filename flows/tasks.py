@@ -14,6 +14,7 @@ from stages.execute.matmul.solution import Solution
 from stages.execute.matmul.stage import execute_challenge
 from stages.fetch.ipfs import Fetched, fetch_content
 from stages.submit.record import settle_and_record
+from stages.submit.validator import answer_job
 from stages.upload.documents import Published, publish_documents, publish_text
 from stages.upload.ipfs import Uploaded
 
@@ -27,6 +28,9 @@ async def _is_kept(fetched: Fetched) -> bool:
 admit: Stage[Any] = Stage("admit", admission.admit_job, cached=False, tell=lambda job: f"admitted {job.key}")
 admit_challenge: Stage[Any] = Stage(
     "admit", admission.admit_challenge, cached=False, tell=lambda job: f"admitted {job.key}"
+)
+admit_poc: Stage[admission.AdmittedPocJob] = Stage(
+    "admit", admission.admit_poc_job, cached=False, tell=lambda admitted: f"admitted {admitted.key}"
 )
 fetch: Stage[Fetched] = Stage(
     "fetch", fetch_content, tell=lambda f: f"{f.cid}: {f.size_bytes} bytes from {f.source}", holds=_is_kept
@@ -49,6 +53,9 @@ upload: Stage[Published] = Stage("upload", publish_documents, tell=lambda p: f"{
 publish: Stage[Uploaded] = Stage("upload", publish_text, tell=lambda uploaded: f"{uploaded.cid} to {_list(uploaded)}")
 settle: Stage[Receipt] = Stage(
     "settle", settle_and_record, cached=False, tell=lambda receipt: f"{receipt.outcome} by {receipt.transaction_id}"
+)
+answer: Stage[Receipt] = Stage(
+    "answer", answer_job, cached=False, tell=lambda receipt: f"the validator gets {receipt.result_cid}"
 )
 
 

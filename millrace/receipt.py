@@ -14,6 +14,7 @@ class JobOutcome(StrEnum):
     """How a job ended for us."""
 
     settled = "settled"  # the chain records our result
+    answered = "answered"  # the validator that asked gets our result; no chain records it
     beaten = "beaten"  # we submitted, and the chain records somebody else's result
     closed = "closed"  # it was cancelled or completed by others before we submitted
 
@@ -40,7 +41,7 @@ class Solved(BaseModel):
     algorithm: str
     size: int = Field(description="Side n of the matrices")
     block_hash: str = Field(description="Of the block that posed the challenge")
-    block_height: int
+    block_height: int | None = Field(default=None, description="None if a validator posed it, who names no height")
     root: str = Field(description="The answer: root over the product's rows, hex")
     bundle_cid: str = Field(
         description="Sampled rows with their paths, which `millrace verify` checks against the root"

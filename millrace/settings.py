@@ -151,6 +151,25 @@ class ComputeChainSettings(_Section):
     solve_seconds: float = Field(default=600.0, gt=0, description="Wall-clock time before a challenge is given up")
 
 
+class ValidatorSettings(_Section):
+    """A PoC validator that pushes jobs; ComputeChain's section says on which device they are done."""
+
+    url: str = Field(
+        default="",
+        repr=False,  # its path may be a key
+        description="ws or wss: jobs are pushed; http or https: they are asked for. Empty: no validator is served",
+    )
+    token: SecretStr | None = Field(default=None, description="Bearer token, if the validator wants one")
+    worker_address: str = Field(default="", description="Address to answer for; the ComputeChain key's when unset")
+    poll_seconds: float = Field(default=5.0, gt=0, description="Over http: wait between two questions for jobs")
+    ping_seconds: float = Field(
+        default=20.0, gt=0, description="Over ws: between pings, and the patience for an answer"
+    )
+    backlog: int = Field(default=100, ge=1, description="Jobs that may wait; the next one is refused as `busy`")
+    job_seconds: float = Field(default=3600.0, gt=0, description="A job without an answer for so long is refused")
+    largest_size: int = Field(default=16_384, ge=1, le=65_535, description="Largest side n that is accepted")
+
+
 _PREFIX = "MILLRACE_"
 ENV_FILE_NAME = "MILLRACE_ENV_FILE"
 
@@ -186,6 +205,7 @@ class Settings(BaseSettings):
     ipfs: IpfsSettings = Field(default_factory=IpfsSettings)
     cloudmesh: CloudMeshSettings = Field(default_factory=CloudMeshSettings)
     computechain: ComputeChainSettings = Field(default_factory=ComputeChainSettings)
+    validator: ValidatorSettings = Field(default_factory=ValidatorSettings)
 
     @classmethod
     def settings_customise_sources(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from millrace.network import Result
 from millrace.receipt import JobOutcome, Receipt, Solved
 from protocols.computechain.job import ComputeChainJob
+from protocols.validator.job import PocJob
 from stages.execute.matmul.solution import Solution
 from stages.upload.ipfs import Uploaded
 
@@ -25,7 +26,11 @@ def answer_of(solution: Solution, bundle: Uploaded) -> Result:
 
 
 def draft_answer(
-    job: ComputeChainJob, solution: Solution, bundle: Uploaded, stage_seconds: Mapping[str, float], flow_run_id: str
+    job: ComputeChainJob | PocJob,
+    solution: Solution,
+    bundle: Uploaded,
+    stage_seconds: Mapping[str, float],
+    flow_run_id: str,
 ) -> Receipt:
     """The receipt without the chain's part. `stage_seconds` are wall times of this flow run's stages so far."""
     return Receipt(
@@ -35,8 +40,8 @@ def draft_answer(
         solved=Solved(
             algorithm=solution.algorithm,
             size=solution.n,
-            block_hash=job.block_hash,
-            block_height=job.height,
+            block_hash=solution.challenge.block_hash,
+            block_height=job.height if isinstance(job, ComputeChainJob) else None,
             root=solution.root,
             bundle_cid=bundle.cid,
             device=solution.device.name,

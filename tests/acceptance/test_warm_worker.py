@@ -47,13 +47,14 @@ class Pool:
         command = ["prefect", "worker", "start", "--pool", "warm", "--type", "warm", "--limit", str(LIMIT)]
         self.processes.start("worker", [sys.executable, "-m", *command], self.environment)
 
-    async def deploy(self, flow: Any, name: str, **job_variables: Any) -> UUID:
+    async def deploy(self, flow: Any, name: str, tags: list[str] | None = None, **job_variables: Any) -> UUID:
         return await self.client.create_deployment(
             await self.client.create_flow(flow),
             name,
             entrypoint=f"warm_flows.py:{flow.fn.__name__}",
             pull_steps=HOME_OF_FLOWS,
             work_pool_name="warm",
+            tags=tags,
             job_variables=job_variables,
         )
 
@@ -205,6 +206,18 @@ async def test_a_worker_told_to_stop_lets_what_runs_end_and_takes_nothing_new(po
     pool.processes.stop("worker")
     pool.start_worker()
     assert (await pool.ended(later)).state_name == "Completed"
+
+
+async def test_a_stopping_worker_ends_what_would_never_end_and_that_is_no_crash(pool: Pool, tmp_path: Path) -> None:
+    deployment = await pool.deploy(endless, "endless", tags=["endless"])
+    run = await pool.run(deployment, tmp_path / "told")
+    await written(tmp_path / "told")
+    worker = pool.processes.process("worker")
+    worker.send_signal(signal.SIGTERM)
+    assert (await pool.ended(run, 15)).state_name == "Completed"
+    await asyncio.to_thread(worker.wait, 20)
+    pool.processes.stop("worker")
+    pool.start_worker()
 
 
 async def test_a_crash_while_the_worker_lets_the_last_flow_runs_end_is_reported(pool: Pool, tmp_path: Path) -> None:

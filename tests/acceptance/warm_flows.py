@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,6 +52,15 @@ async def tell(path: str, seconds: float = 0.0) -> None:
     print("written")
     await asyncio.sleep(seconds)
     note(f"{path}.ended", {"at": time.time()})
+
+
+@flow
+async def endless(path: str) -> None:
+    """Go on until SIGTERM, and end well then."""
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    note(path, about_me())
+    await told.wait()
 
 
 @flow

@@ -1,0 +1,127 @@
+"""Jobs from a PoC validator: a long flow run keeps the link to it, and each job is a flow run of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any, NoReturn
+
+import httpx
+from prefect import State, flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+
+from flows.dispatch import Dispatcher
+from flows.life import closed, current_flow_run_id, job_life, named_after, settled
+from flows.networks import VALIDATOR
+from flows.tasks import admit_poc, answer, publish, solve
+from flows.workbench import Workbench
+from millrace.errors import Declined, MillraceError, Permanent
+from millrace.redaction import redact
+from millrace.settings import Settings, load_settings
+from protocols.validator.messages import FAILED, JobRefused
+from stages.discover.validator import Inbox
+from stages.discover.validator_conversation import Conversation
+from stages.discover.validator_opening import open_conversation
+from stages.submit.answer import answer_of, draft_answer
+
+_logger = logging.getLogger("flows.validator")
+
+_LOOK_SECONDS = 1.0
+"""Between two looks into the inbox for jobs to start."""
+
+
+@flow(name="poc-job", flow_run_name=named_after("job_id"))
+async def poc_job(job_id: str) -> State[Any]:
+    """Do the validator's job `job_id` and leave the answer, or a refusal with the reason, to be delivered.
+
+    Ends `Answered` with a receipt, `Declined` with the reason, or `Failed` with what a person can do about it.
+    """
+    async with job_life() as life:
+        try:
+            admitted = await admit_poc(f"validator/{job_id}", job_id)
+            job, task = admitted.job, admitted.task
+            solution = await solve(job.key, task.block_hash, job.worker_address, task.n, task.kind)
+            bundle = await publish(job.key, solution.bundle_json(job.key), f"{job_id}-proof.json")
+            draft = draft_answer(job, solution, bundle, life.stage_seconds, current_flow_run_id())
+            return await settled(await answer(job.key, job, answer_of(solution, bundle), draft))
+        except Declined as error:
+            await _refuse(life, job_id, error.reason.value, error)
+            return await closed(error)
+        except Permanent as error:
+            await _refuse(life, job_id, FAILED, error)
+            raise
+
+
+async def _refuse(life: Workbench, job_id: str, reason: str, error: MillraceError) -> None:
+    """Tell the validator, unless the job was answered or never was one of its own."""
+    inbox, answers = await life.tool("inbox"), await life.tool("answers")
+    job = inbox.find(job_id)
+    if job is None:
+        return
+    refusal = {"job_id": job_id, "worker_address": job.worker_address, "reason": reason}
+    answers.put(JobRefused.model_validate({**refusal, "message": redact(error.message)}))
+    inbox.close(job_id)
+
+
+@flow(name="validator", flow_run_name="validator")
+async def validator(run_seconds: float = 86_400.0) -> State[Any]:
+    """Keep the link to the validator for `run_seconds`: take its jobs, start their flow runs, deliver the answers.
+
+    Ended by SIGTERM, it closes the link and completes; nothing is lost, the next run goes on. `Failed` if the
+    validator does not let us in. Without a validator in the settings it does nothing.
+    """
+    settings = load_settings()
+    if not VALIDATOR.configured(settings):
+        return Completed(name="Not configured", message=f"to serve a validator: {VALIDATOR.remedy}")
+    async with job_life() as bench, get_client() as client:
+        conversation = open_conversation(settings, await bench.tool("inbox"), await bench.tool("answers"))
+        dispatcher = await Dispatcher.create(client, VALIDATOR, settings)
+        await _first_of(
+            conversation.hold(),
+            _start_jobs(conversation, dispatcher, await bench.tool("inbox"), settings),
+            _told_to_stop(run_seconds),
+        )
+    return Completed(name=f"Took {conversation.received}", message=f"{conversation.received} new jobs came")
+
+
+async def _start_jobs(conversation: Conversation, dispatcher: Dispatcher, inbox: Inbox, settings: Settings) -> NoReturn:
+    """See to it that each job in the inbox has a flow run, as many at once as there is room for."""
+    while True:
+        conversation.refuse_overdue(settings.validator.job_seconds)
+        try:
+            await dispatcher.start([received.job for received in inbox.open()])
+        except (httpx.HTTPError, PrefectException) as error:
+            _logger.warning("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _told_to_stop(most_seconds: float) -> None:
+    """Return after `most_seconds`, or when the process gets SIGTERM."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    try:
+        async with asyncio.timeout(most_seconds):
+            await told.wait()
+    except TimeoutError:
+        return
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Return when the first of them has ended, or raise what ended it; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            await ended
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,55 @@
+"""A way to a validator, whatever the transport: messages come in, answers go out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from millrace.errors import Permanent
+from protocols.validator.messages import Incoming
+
+WEBSOCKET_SCHEMES = ("ws", "wss")
+HTTP_SCHEMES = ("http", "https")
+
+
+class ValidatorLink(Protocol):
+    """An open link. Both methods raise Transient once it is broken: open another one."""
+
+    def messages(self) -> AsyncIterator[Incoming]:
+        """What the validator says, as it comes; ends never, but by an error."""
+        ...
+
+    async def deliver(self, message: str) -> None:
+        """Return once the validator has the message, as far as its protocol lets us know.
+
+        Raises Undeliverable if it says that it will never take this one.
+        """
+        ...
+
+
+OpenLink = Callable[[], AbstractAsyncContextManager[ValidatorLink]]
+"""Opens a link. Entering raises Transient if the validator cannot be reached now, Permanent if it lets us in never."""
+
+
+class Undeliverable(Permanent):
+    """The validator has seen a message and refuses it for good."""
+
+
+def validator_label(url: str) -> str:
+    """Host and port of the validator's address, which may be printed and names it; a key may travel in the rest.
+
+    Raises Permanent, not quoting it, if it is no address of a validator.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+        parts = urlsplit("")
+    if not host or parts.scheme not in (*WEBSOCKET_SCHEMES, *HTTP_SCHEMES):
+        raise Permanent(
+            "MILLRACE_VALIDATOR__URL is no ws, wss, http or https URL", hint="wss://validator.example/worker, say"
+        )
+    return f"{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}"

@@ -1,0 +1,59 @@
+"""The PoC validator as the settings describe it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from millrace.errors import Permanent
+from millrace.settings import Settings
+from protocols.computechain.keystore import Keystore
+from protocols.http_json import mask_keys_in
+from protocols.validator.link import WEBSOCKET_SCHEMES, OpenLink, validator_label
+from protocols.validator.polling import polling_link
+from protocols.validator.websocket import websocket_link
+from stages.discover.validator import Inbox
+from stages.discover.validator_conversation import Conversation
+from stages.submit.validator import Answers
+
+_logger = logging.getLogger(__name__)
+
+
+def open_conversation(settings: Settings, inbox: Inbox, answers: Answers) -> Conversation:
+    """The conversation with the validator, not yet begun. Raises Permanent for a setting that is missing or wrong."""
+    return Conversation(
+        link_of(settings),
+        inbox,
+        answers,
+        validator=validator_label(settings.validator.url),
+        worker_address=address_of(settings),
+        backlog=settings.validator.backlog,
+        clock=time.time,
+    )
+
+
+def link_of(settings: Settings) -> OpenLink:
+    """How a link to the validator is opened. Raises Permanent for a setting that is missing or wrong."""
+    own = settings.validator
+    address, token = address_of(settings), own.token.get_secret_value() if own.token else ""
+    validator_label(own.url)
+    mask_keys_in(own.url)
+    scheme = own.url.partition(":")[0]
+    if token and scheme in ("ws", "http"):
+        _logger.warning("the validator's token travels in clear: %s:// is not encrypted, %ss:// is", scheme, scheme)
+    if scheme in WEBSOCKET_SCHEMES:
+        return lambda: websocket_link(own.url, token, ping_seconds=own.ping_seconds)
+    return lambda: polling_link(own.url, token, worker_address=address, poll_seconds=own.poll_seconds)
+
+
+def address_of(settings: Settings) -> str:
+    """The address that answers are given for. Raises Permanent if there is none."""
+    if settings.validator.worker_address:
+        return settings.validator.worker_address
+    compute = settings.computechain
+    if not compute.key_name:
+        raise Permanent(
+            "there is no address to answer the validator for",
+            hint="set MILLRACE_VALIDATOR__WORKER_ADDRESS, or MILLRACE_COMPUTECHAIN__KEY_NAME for the key's",
+        )
+    return Keystore(compute.keystore).load(compute.key_name).address

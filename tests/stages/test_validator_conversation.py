@@ -1,0 +1,274 @@
+"""The conversation with a validator, on files and on the wire: nothing a validator said or is owed gets lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localnet.validator import ValidatorLocalnet
+from millrace.errors import Permanent
+from protocols.validator.job import PocJob
+from protocols.validator.messages import JobRefused, JobResult
+from protocols.validator.polling import polling_link
+from protocols.validator.websocket import websocket_link
+from stages.discover.validator import Inbox, Received
+from stages.discover.validator_conversation import Conversation
+from stages.submit.validator import Answers
+
+ADDRESS = "cpc1us"
+PAYLOAD = {"kind": "matmul-i32-v1", "block_hash": "ab" * 32, "n": 8}
+
+
+class Side:
+    """The worker's side, with a clock that only sleeping moves."""
+
+    def __init__(self, folder: Path, validator: ValidatorLocalnet, transport: str = "ws", backlog: int = 10) -> None:
+        self.seconds = 1_000.0
+        self.waits: list[float] = []
+        self.inbox = Inbox(folder / "inbox")
+        self.answers = Answers(folder / "answers", lambda: self.seconds)
+        self.conversation = Conversation(
+            (lambda: websocket_link(validator.url, ping_seconds=5))
+            if transport == "ws"
+            else (lambda: polling_link(validator.http_url, worker_address=ADDRESS, poll_seconds=0.01)),
+            self.inbox,
+            self.answers,
+            validator="here",
+            worker_address=ADDRESS,
+            backlog=backlog,
+            clock=lambda: self.seconds,
+            sleep=self.sleep,
+            jitter=lambda: 1.0,
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds >= 1:
+            self.waits.append(seconds)
+            self.seconds += seconds
+        await asyncio.sleep(0.005)
+
+    def result(self, job_id: str) -> JobResult:
+        message = JobResult(job_id=job_id, worker_address=ADDRESS, result_hash="cd" * 32)
+        self.answers.put(message)
+        self.inbox.close(job_id)
+        return message
+
+    @asynccontextmanager
+    async def talking(self) -> AsyncIterator[None]:
+        task = asyncio.ensure_future(self.conversation.hold())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, ready: Any) -> None:
+        for _ in range(2_000):
+            if ready():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("it did not come to that")
+
+
+@pytest.fixture
+def validator() -> Iterator[ValidatorLocalnet]:
+    with ValidatorLocalnet() as validator:
+        yield validator
+
+
+async def answer(validator: ValidatorLocalnet, job_id: str) -> dict[str, Any]:
+    return await asyncio.to_thread(validator.answer, job_id)
+
+
+both = pytest.mark.parametrize("transport", ["ws", "http"])
+
+
+@both
+async def test_a_job_is_kept_and_its_answer_delivered(
+    validator: ValidatorLocalnet, tmp_path: Path, transport: str
+) -> None:
+    side = Side(tmp_path, validator, transport)
+    validator.push("one", PAYLOAD)
+    async with side.talking():
+        await side.until(lambda: side.inbox.find("one"))
+        job = side.inbox.find("one")
+        assert job is not None
+        assert (job.key, job.task_id, job.payload) == ("validator/here/one", "task-one", PAYLOAD)
+        side.result("one")
+        assert (await answer(validator, "one"))["result_hash"] == "cd" * 32
+        await side.until(lambda: side.answers.waiting() == [])
+    assert side.inbox.open() == []
+
+
+@both
+async def test_answers_made_while_the_validator_is_away_are_delivered_when_it_is_back(
+    validator: ValidatorLocalnet, tmp_path: Path, transport: str
+) -> None:
+    side = Side(tmp_path, validator, transport)
+    validator.refuse(503)
+    async with side.talking():
+        await side.until(lambda: side.waits)
+        side.result("one")
+        side.result("two")
+        await side.until(lambda: len(side.waits) > 3)
+        assert validator.desk.answers_to("one") == []
+        validator.refuse(None)
+        await answer(validator, "one")
+        await answer(validator, "two")
+
+
+async def test_an_answer_that_a_dying_connection_swallowed_is_delivered_over_the_next(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    side = Side(tmp_path, validator)
+    validator.swallow(3)
+    side.result("one")
+    async with side.talking():
+        await answer(validator, "one")
+        await side.until(lambda: side.answers.waiting() == [])
+    assert validator.desk.swallowing == 0
+    assert len(validator.desk.answers_to("one")) == 1
+
+
+async def test_a_killed_process_loses_neither_jobs_nor_answers(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    first = Side(tmp_path, validator)
+    validator.push("one", PAYLOAD)
+    async with first.talking():
+        await first.until(lambda: first.inbox.find("one"))
+    first.result("two")
+    second = Side(tmp_path, validator)
+    assert [received.job.job_id for received in second.inbox.open()] == ["one"]
+    async with second.talking():
+        await answer(validator, "two")
+        second.result("one")
+        await answer(validator, "one")
+
+
+async def test_a_job_that_is_offered_again_gets_the_same_answer_and_is_not_done_again(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    side = Side(tmp_path, validator)
+    validator.push("one", PAYLOAD)
+    async with side.talking():
+        await side.until(lambda: side.inbox.find("one"))
+        side.result("one")
+        first = await answer(validator, "one")
+        await side.until(lambda: side.answers.waiting() == [])
+        validator.push("one", PAYLOAD)
+        await side.until(lambda: len(validator.desk.answers_to("one")) == 2)
+    assert validator.desk.answers_to("one") == [first, first]
+    assert side.inbox.open() == []
+
+
+async def test_of_two_payloads_under_one_id_the_first_counts(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    validator.push("one", PAYLOAD)
+    validator.push("one", {**PAYLOAD, "n": 9})
+    validator.push("two", PAYLOAD)
+    async with side.talking():
+        await side.until(lambda: side.inbox.find("two"))
+    job = side.inbox.find("one")
+    assert job is not None
+    assert job.payload == PAYLOAD
+
+
+async def test_a_malformed_job_is_refused_with_its_fault(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    validator.say({"type": "job", "job_id": "bad", "payload": 5})
+    async with side.talking():
+        refusal = await answer(validator, "bad")
+    assert (refusal["type"], refusal["reason"]) == ("job_refused", "malformed")
+    assert "payload" in refusal["message"]
+    assert side.inbox.open() == []
+
+
+async def test_a_job_too_many_is_refused_and_taken_when_it_is_offered_later(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    side = Side(tmp_path, validator, backlog=1)
+    validator.push("one", PAYLOAD)
+    validator.push("two", PAYLOAD)
+    async with side.talking():
+        assert (await answer(validator, "two"))["reason"] == "busy"
+        side.result("one")
+        validator.push("two", PAYLOAD)
+        await side.until(lambda: side.inbox.find("two"))
+
+
+async def test_waits_grow_up_to_a_minute_and_start_anew_after_a_steady_link(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    side = Side(tmp_path, validator)
+    validator.refuse(500)
+    async with side.talking():
+        await side.until(lambda: len(side.waits) >= 9)
+        assert side.waits[:9] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+        validator.refuse(None)
+        await asyncio.to_thread(validator.desk.wait, lambda: validator.desk.connections, 10)
+        side.waits.clear()
+        side.seconds += 31
+        validator.cut()
+        await side.until(lambda: side.waits)
+    assert side.waits[0] == 1
+
+
+async def test_being_turned_away_ends_the_conversation(tmp_path: Path) -> None:
+    with ValidatorLocalnet(token="needed") as validator, pytest.raises(Permanent, match="401"):
+        await Side(tmp_path, validator).conversation.hold()
+
+
+async def test_nonsense_is_survived_and_told_a_bounded_number_of_times(
+    validator: ValidatorLocalnet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    side = Side(tmp_path, validator)
+    for number in range(100):
+        validator.say(f"\x1b[2Jnonsense {number}")
+    validator.push("one", PAYLOAD)
+    with caplog.at_level(logging.WARNING):
+        async with side.talking():
+            await side.until(lambda: side.inbox.find("one"))
+    told = [record.getMessage() for record in caplog.records if "not understood" in record.getMessage()]
+    assert len(told) == 20
+    assert not any("\x1b" in text for text in told)
+
+
+def test_a_job_without_an_answer_is_refused_in_the_end(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    job = PocJob(chain_id="here", job_id="one", task_id="", payload=PAYLOAD, worker_address=ADDRESS)
+    side.inbox.keep(Received(job=job, received_at=side.seconds))
+    side.conversation.refuse_overdue(60)
+    assert side.answers.waiting() == []
+    side.seconds += 61
+    side.conversation.refuse_overdue(60)
+    (refusal,) = side.answers.waiting()
+    assert isinstance(refusal.message, JobRefused)
+    assert refusal.message.reason == "failed"
+    assert side.inbox.open() == []
+
+
+def test_the_first_answer_to_a_job_counts(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    first = side.result("one")
+    side.answers.put(JobRefused(job_id="one", worker_address=ADDRESS, reason="failed", message="late"))
+    assert [each.message for each in side.answers.waiting()] == [first]
+    side.answers.delivered(side.answers.waiting()[0])
+    side.answers.put(JobRefused(job_id="one", worker_address=ADDRESS, reason="failed", message="later"))
+    assert side.answers.waiting() == []
+
+
+def test_a_damaged_job_is_named_and_not_passed_over(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    job = PocJob(chain_id="here", job_id="one", task_id="", payload=PAYLOAD, worker_address=ADDRESS)
+    side.inbox.keep(Received(job=job, received_at=1.0))
+    (file,) = (tmp_path / "inbox").iterdir()
+    assert json.loads(file.read_text())["job"]["job_id"] == "one"
+    file.write_text("{")
+    with pytest.raises(Permanent, match="is damaged"):
+        side.inbox.open()
