@@ -21,7 +21,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
-from warm_flows import ends_while_cancelling, stubborn, tell
+from warm_flows import endless, ends_while_cancelling, stubborn, tell
 
 from deployments.processes import Processes
 from deployments.stack import base_environment, free_port, prefect_environment, start_server
