@@ -1,18 +1,39 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
+from prefect.context import _temporary_global_settings_context, get_settings_context
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.processes import Processes
+from deployments.stack import base_environment, free_port, prefect_environment, start_database_and_server
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A real Prefect server with an empty database, for all tests of flows."""
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A real Prefect server for all tests of flows, on the database that `millrace up` would take here."""
+    folder, port = tmp_path_factory.mktemp("flows"), free_port()
+    environment = {**base_environment(), **prefect_environment(folder, port)}
+    url = environment["PREFECT_API_URL"]
+    with Processes(folder / "logs") as processes:
+        asyncio.run(start_database_and_server(processes, environment, port, folder, durable=False))
+        with temporary_settings({PREFECT_API_URL: url}), _temporary_global_settings_context(get_settings_context()):
+            yield
+            # What was said last is sent while somebody listens.
+            asyncio.run(_drain())
+
+
+async def _drain() -> None:
+    APILogWorker.instance().drain()
+    drained = EventsWorker.drain_all()
+    if drained is not None:
+        await drained
 
 
 @pytest_asyncio.fixture
