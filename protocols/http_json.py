@@ -1,0 +1,136 @@
+"""JSON over HTTP with one server: one call at a time, bounded in bytes and seconds, its failures as errors of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import httpx
+
+from millrace.errors import Transient
+from millrace.limits import MIB
+from millrace.redaction import register_secret
+from millrace.text import printable
+
+MOST_BYTES = 64 * MIB
+"""Of any answer, unless a caller says otherwise."""
+
+_LONGEST_WAIT_SECONDS = 300.0
+_SHORTEST_KEY = 16
+"""A shorter part of a path or a query is a word like `mainnet`, which must stay readable."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A server's answer: its HTTP status and the JSON in it."""
+
+    status: int
+    body: Any
+
+
+class Unreadable(Transient):
+    """A server answers something that is no answer; another may do better, or the same one later."""
+
+
+class JsonServer:
+    """One server. Redirects are not followed, and nothing compressed is asked for: it may become anything.
+
+    Arguments: `label` names it without its secrets; `base_url` is put before each path; `hint` is what to look at if
+    it answers nonsense; `headers` go with every call.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        timeout_seconds: float,
+        base_url: str = "",
+        hint: str = "",
+        most_bytes: int = MOST_BYTES,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.label = label
+        self._hint = hint
+        self._most_bytes = most_bytes
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx.AsyncClient(
+            base_url=base_url, timeout=timeout_seconds, headers={"Accept-Encoding": "identity", **(headers or {})}
+        )
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        """The answer to one call, whatever its status below 500.
+
+        Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
+        JSON, or too much. After a Transient it may have taken what it was given.
+        """
+        try:
+            async with (
+                asyncio.timeout(self._timeout_seconds),
+                self._http.stream(method, path, json=body) as response,
+            ):
+                if response.status_code == 429 or response.status_code >= 500:
+                    told = f"{self.label} answers with the status {response.status_code}"
+                    raise Transient(told, retry_after_seconds=_wish(response.headers.get("Retry-After", "")))
+                return Answer(response.status_code, parsed(await self._content(response), self.label, self._hint))
+        except TimeoutError:
+            raise Transient(f"{self.label} did not answer within {self._timeout_seconds:g} s") from None
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            # Its text may quote the whole address.
+            raise Transient(f"{self.label} cannot be reached: {type(error).__name__}") from None
+
+    async def _content(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        async for piece in response.aiter_raw():
+            content += piece
+            if len(content) > self._most_bytes:
+                raise Unreadable(f"{self.label} answers with more than {self._most_bytes} bytes")
+        return bytes(content)
+
+
+def parsed(content: bytes, label: str, hint: str = "") -> Any:
+    """The JSON that a server at `label` sent. Raises Unreadable."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        shown = printable(content[:100].decode(errors="replace"))
+        raise Unreadable(f"{label} answers with what is no JSON: {shown}", hint=hint) from None
+
+
+def origin_of(url: str) -> str | None:
+    """Scheme, host and port of `url`, which may be printed; a key may travel in the rest. None if it is no http URL."""
+    try:
+        parts = urlsplit(url)
+        httpx.URL(url)
+        host, port = parts.hostname, parts.port
+    except (ValueError, httpx.InvalidURL):
+        return None
+    if not host or parts.scheme not in ("http", "https"):
+        return None
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}"
+
+
+def mask_keys_in(url: str) -> None:
+    """Keep what may be a provider's key in `url` (user, password, long parts of path and query) out of every log."""
+    parts = urlsplit(url)
+    values = [value for _, value in parse_qsl(parts.query)]
+    words = [parts.path.strip("/"), *parts.path.split("/"), parts.query, *values]
+    account = [parts.username or "", parts.password or ""]
+    for secret in (*account, *(word for word in words if len(word) >= _SHORTEST_KEY)):
+        register_secret(secret)
+        register_secret(unquote(secret))
+
+
+def _wish(header: str) -> float | None:
+    try:
+        seconds = float(header)
+    except ValueError:
+        return None
+    return min(seconds, _LONGEST_WAIT_SECONDS) if math.isfinite(seconds) and seconds > 0 else None
