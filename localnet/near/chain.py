@@ -142,7 +142,8 @@ class Chain(Node):
     ) -> SignedTransaction:
         """Sign calls with the key's next nonce and put them into the pool. Raises ValueError if they are refused."""
         with self._settled():
-            nonce = self.runtime.accounts[signer_id].keys[key.public_key].nonce
+            used = self.runtime.accounts[signer_id].keys[key.public_key].nonce
+            nonce = max(used, self.pool.newest_nonce(signer_id, key.public_bytes))
             signed = Transaction(
                 signer_id, key.public_bytes, nonce + 1, receiver_id, hash_bytes(self.tip.hash), calls
             ).signed_by(key)

@@ -26,6 +26,13 @@ class Pool:
             return
         self._waiting[signed.hash] = signed
 
+    def newest_nonce(self, signer_id: str, public_key: bytes) -> int:
+        """The largest nonce of a key that waits; 0 if none does."""
+        waiting = (each.transaction for each in self._waiting.values())
+        return max(
+            (each.nonce for each in waiting if (each.signer_id, each.public_key) == (signer_id, public_key)), default=0
+        )
+
     def clear(self) -> None:
         """Forget what waits."""
         self._waiting.clear()

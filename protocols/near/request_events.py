@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from millrace.text import printable
 from protocols.near import contract_early, contract_head
-from protocols.near.contract import ExecutionRequest, data_id_hex
+from protocols.near.contract import ExecutionRequest, compact, data_id_hex
 
 _MARK = "EVENT_JSON:"
 _REQUESTED = "execution_requested"
@@ -39,7 +39,7 @@ def requests_in(logs: Iterable[str], standards: Iterable[str] = STANDARDS) -> Fo
         for entry in _entries(line, known):
             try:
                 requests.append(_request(entry))
-            except (ValueError, TypeError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 unreadable.append(f"{_reason(error)}: {printable(str(entry)[:300], 300)}")
     return FoundRequests(tuple(requests), tuple(unreadable))
 
@@ -64,6 +64,7 @@ def _request(entry: Any) -> ExecutionRequest:
     fields = json.loads(entry["request_data"])
     if not isinstance(fields, dict):
         raise ValueError("request_data is no object")
+    compact(fields)  # raises for half a surrogate pair, which could be read and never persisted
     return ExecutionRequest.model_validate({**fields, "data_id": data_id_hex(entry["data_id"])})
 
 
