@@ -68,10 +68,16 @@ class Account(Part):
     block_hash: CryptoHash
 
 
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, list) or any(type(number) is not int or not 0 <= number < 256 for number in value):
+        raise ValueError("no list of bytes")
+    return bytes(value)
+
+
 class ViewResult(Part):
     """What a view call returned, and the block it looked at."""
 
-    result: Annotated[bytes, BeforeValidator(lambda value: bytes(value) if isinstance(value, list) else value)]
+    result: Annotated[bytes, BeforeValidator(_bytes)]
     logs: list[str] = []
     block_height: U64
     block_hash: CryptoHash

@@ -17,6 +17,7 @@ from protocols.near.rpc_errors import (
     UnknownAccessKey,
     query_error,
     read_error,
+    shown,
 )
 
 MOST_BYTES = 32 * MIB
@@ -75,8 +76,8 @@ class Endpoint:
                 hint="check the URL and its key in MILLRACE_NEAR__RPC_URLS",
             )
         if answer.status != 200 or not isinstance(answer.body, dict) or "result" not in answer.body:
-            shown = printable(str(answer.body)[:300], 300)
-            raise Unreadable(f"{self.label} answers {method} with the status {answer.status}: {shown}", hint=HINT)
+            told = f"{self.label} answers {method} with the status {answer.status}: {shown(answer.body)}"
+            raise Unreadable(told, hint=HINT)
         return answer.body["result"]
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from millrace.text import printable
 from protocols.near import contract_early, contract_head
 from protocols.near.contract import ExecutionRequest, compact, data_id_hex
+from protocols.near.rpc_errors import shown
 
 _MARK = "EVENT_JSON:"
 _REQUESTED = "execution_requested"
@@ -40,7 +41,7 @@ def requests_in(logs: Iterable[str], standards: Iterable[str] = STANDARDS) -> Fo
             try:
                 requests.append(_request(entry))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
-                unreadable.append(f"{_reason(error)}: {printable(str(entry)[:300], 300)}")
+                unreadable.append(f"{_reason(error)}: {shown(entry)}")
     return FoundRequests(tuple(requests), tuple(unreadable))
 
 

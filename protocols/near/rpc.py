@@ -35,6 +35,7 @@ from protocols.near.rpc_errors import (
     SendUnanswered,
     UnknownTransaction,
     send_error,
+    shown,
 )
 from protocols.near.transactions import SignedTransaction
 
@@ -253,5 +254,4 @@ def model_of(result: Any, kind: type[M], method: str) -> M:
     try:
         return kind.model_validate(result)
     except (ValidationError, RecursionError):
-        shown = printable(str(result)[:200], 200)
-        raise Unreadable(f"a node answers {method} with what cannot be read: {shown}", hint=HINT) from None
+        raise Unreadable(f"a node answers {method} with what cannot be read: {shown(result)}", hint=HINT) from None

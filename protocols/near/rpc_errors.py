@@ -220,7 +220,7 @@ def invalid_transaction(error: NodeError) -> Any:
 def refusal(invalid: Any, told: str) -> MillraceError:
     """The error of ours for an InvalidTxError (`told` says who said so)."""
     names = _names(invalid)
-    told = f"{told}: {printable(json.dumps(invalid, default=str), 300)}"
+    told = f"{told}: {shown(invalid)}"
     if _LOOK_FIRST.intersection(names):
         return LookFirst(told, reason=names[0], hint="look the transaction up: it may have landed before")
     if _BUSY_NETWORK.intersection(names):
@@ -239,15 +239,23 @@ def execution_failure(failure: Any) -> MillraceError:
     if invalid is not None:
         return refusal(invalid, "the chain refused the transaction")
     words = _find(failure, "ExecutionError", 6)
-    shown = words if isinstance(words, str) else json.dumps(failure, default=str)
+    said = words if isinstance(words, str) else shown(failure, 600)
     hint = "the contract's words say why"
-    return ExecutionFailed(f"the transaction failed on chain: {printable(shown, 600)}", words=shown, hint=hint)
+    return ExecutionFailed(f"the transaction failed on chain: {shown(said, 600)}", words=said, hint=hint)
+
+
+def shown(value: Any, longest: int = 300) -> str:
+    """What a stranger sent, fit to be printed: text as it is, anything else as JSON."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except (RecursionError, ValueError):
+        text = "something that is nested too deeply"
+    return printable(text, longest)
 
 
 def _words(error: NodeError) -> str:
     rest = next((part for part in (error.info, error.data) if part), error.message)
-    shown = rest if isinstance(rest, str) else json.dumps(rest, default=str)
-    return f"{printable(error.name or 'an error', 60)}: {printable(shown, 300)}"
+    return f"{printable(error.name or 'an error', 60)}: {shown(rest)}"
 
 
 def _old_name(code: Any, data: Any) -> str:

@@ -29,10 +29,14 @@ class RpcSource:
         self._rpc = rpc
         self._contract_id = contract_id
         self._standards = frozenset(standards)
+        self._head: BlockHeader | None = None
 
     async def at(self, height: int) -> SeenHeight | None:
         """As `BlockSource.at`. A block is read once a later one is final, which the outcomes' proofs need."""
-        head = (await self._rpc.block()).header
+        head = self._head
+        if head is None or head.height <= height:
+            # While old blocks are read, one look at the head is enough.
+            head = self._head = (await self._rpc.block()).header
         if head.height <= height:
             return None
         try:

@@ -47,7 +47,7 @@ def test_transactions_receipts_changes_and_proofs(node: NearClient) -> None:
         "key_prefix_base64": "",
         "block_id": outcome.height,
     }
-    check("rpc_state_changes_in_block_by_type_response", node.result("EXPERIMENTAL_changes", changes))
+    check("rpc_state_changes_in_block_response", node.result("EXPERIMENTAL_changes", changes))
     proof = {
         "type": "receipt",
         "receipt_id": outcome.id,
