@@ -29,9 +29,9 @@ class NearLocalnet:
 
     Arguments: `dialect` is the contract's; `block_seconds` lie between blocks; `port` 0 takes a free one; `clock`
     gives Unix time in seconds; `wait_seconds` is how long a call waits for a transaction; `validity_blocks` is how
-    many blocks the block hash in a transaction may be old.
+    many blocks the block hash in a transaction may be old; a block is final once `finality_lag` others follow it.
     Attributes: `url` (once made) of RPC and block server, `contract_id`, `operator_id` (the worker's account) and
-    `operator`, its key; `chain` with all controls.
+    `operator`, its key; `requester`, the key of who asks; `chain` with all controls.
     Raises OSError if the port is taken, ValueError for a block time that is not positive.
     """
 
@@ -44,16 +44,19 @@ class NearLocalnet:
         clock: Callable[[], float] = time.time,
         wait_seconds: float = 10.0,
         validity_blocks: int = VALIDITY_BLOCKS,
+        finality_lag: int = 0,
     ) -> None:
         self.dialect = dialect
         self.contract_id = CONTRACT
         self.operator_id = OPERATOR
         self.operator = _OPERATOR_KEY
+        self.requester = _REQUESTER_KEY
         self.chain = Chain(
             dialect,
             block_seconds=block_seconds,
             clock=clock,
             validity_blocks=validity_blocks,
+            finality_lag=finality_lag,
             operator=_OPERATOR_KEY,
             requester=_REQUESTER_KEY,
         )

@@ -58,10 +58,17 @@ class Chain(Node):
         block_seconds: float = 1.0,
         clock: Callable[[], float] = time.time,
         validity_blocks: int = VALIDITY_BLOCKS,
+        finality_lag: int = 0,
         operator: NearKey,
         requester: NearKey,
     ) -> None:
-        super().__init__(chain_id, block_seconds=block_seconds, clock=clock, validity_blocks=validity_blocks)
+        super().__init__(
+            chain_id,
+            block_seconds=block_seconds,
+            clock=clock,
+            validity_blocks=validity_blocks,
+            finality_lag=finality_lag,
+        )
         self.faults = Faults()
         self.calls: Counter[str] = Counter()
         self.untracked_receipts = False

@@ -129,7 +129,13 @@ def progress(node: Node, included: Included | None) -> str:
     """How far a transaction is, in the words of `wait_until`."""
     if included is None:
         return "NONE"
-    return "INCLUDED_FINAL" if node.status_of(included) == "Started" else "FINAL"
+    final = node.final_block().height
+    outcome, included_final = node.last_outcome(included), included.outcome.height <= final
+    if outcome is None:
+        return "INCLUDED_FINAL" if included_final else "INCLUDED"
+    if outcome.height <= final:
+        return "FINAL"
+    return "EXECUTED" if included_final else "EXECUTED_OPTIMISTIC"
 
 
 def final_view(node: Node, included: Included, *, receipts: bool = False) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The node: blocks, transactions and receipts around the runtime; every block is final at once."""
+"""The node: blocks, transactions and receipts around the runtime."""
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localnet.block_schedule import BlockSchedule
-from localnet.near.accounts import refusal
+from localnet.near.accounts import Accounts, refusal
 from localnet.near.pool import Pool, converted
 from localnet.near.receipts import GAS_PRICE_YOCTO, TRANSACTION_GAS, Block, Outcome, Receipt, hash_of
 from localnet.near.runtime import Runtime
@@ -26,6 +27,14 @@ VALIDITY_BLOCKS = 86_400
 _WAKE_SECONDS = 0.02
 
 
+@dataclass(frozen=True)
+class Picture:
+    """Accounts, and contracts' states by account, as of one block."""
+
+    accounts: Accounts
+    states: dict[str, Any]
+
+
 @dataclass
 class Included:
     """A transaction in a block."""
@@ -38,7 +47,8 @@ class Node:
     """One node that makes every block; every method may be called from any thread.
 
     Arguments: `clock` gives Unix time in seconds; a block is made every `block_seconds` of it; `validity_blocks` is
-    how many blocks a transaction's block hash may be old.
+    how many blocks a transaction's block hash may be old; a block is final once `finality_lag` others follow it (on
+    the real chain two or three).
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Node:
         block_seconds: float,
         clock: Callable[[], float] = time.time,
         validity_blocks: int = VALIDITY_BLOCKS,
+        finality_lag: int = 0,
     ) -> None:
         self.lock = threading.RLock()
         self.chain_id = chain_id
@@ -57,6 +68,8 @@ class Node:
         self._now = clock
         self._schedule = BlockSchedule(clock, block_seconds)
         self._validity_blocks = validity_blocks
+        self._finality_lag = finality_lag
+        self._pictures: dict[int, Picture] = {}
         self._blocks: dict[int, Block] = {}
         self._heights: dict[str, int] = {}
         self._queue: list[Receipt] = []
@@ -78,6 +91,21 @@ class Node:
         """The newest block."""
         return self._blocks[max(self._blocks)]
 
+    def final_block(self) -> Block:
+        """The newest block that is final."""
+        with self._settled():
+            block = self.tip
+            for _ in range(self._finality_lag):
+                if block.prev_height is not None:
+                    block = self._blocks[block.prev_height]
+            return block
+
+    def picture_at(self, block: Block) -> Picture:
+        """Accounts and contracts as of a recent block; as of now for one that nobody kept a picture of."""
+        with self.lock:
+            states = {name: contract.state for name, contract in self.runtime.contracts.items()}
+            return self._pictures.get(block.height) or Picture(self.runtime.accounts, states)
+
     def block(self, reference: int | str) -> Block | None:
         """The block at a height or with a hash; None if there is none (now)."""
         with self._settled():
@@ -96,14 +124,16 @@ class Node:
 
     def status_of(self, included: Included) -> Any:
         """The transaction's status: that of the receipt which its result comes from."""
+        outcome = self.last_outcome(included)
+        return "Started" if outcome is None else outcome.status
+
+    def last_outcome(self, included: Included) -> Outcome | None:
+        """The outcome that the transaction's result comes from; None while there is none."""
         with self.lock:
-            status = included.outcome.status
-            while "SuccessReceiptId" in status:
-                outcome = self._outcomes.get(status["SuccessReceiptId"])
-                if outcome is None:
-                    return "Started"
-                status = outcome.status
-            return status
+            outcome: Outcome | None = included.outcome
+            while outcome is not None and "SuccessReceiptId" in outcome.status:
+                outcome = self._outcomes.get(outcome.status["SuccessReceiptId"])
+            return outcome
 
     def outcomes_of(self, transaction_hash: str) -> list[Outcome]:
         """What the transaction's receipts did so far, oldest first."""
@@ -169,6 +199,8 @@ class Node:
         for signed in self.pool.take():
             self._include(signed, block)
         self._append(block)
+        if self._finality_lag:
+            self._take_picture(height)
 
     def _include(self, signed: SignedTransaction, block: Block) -> None:
         """Put a transaction into the block, unless it has become invalid since: then nobody hears of it again."""
@@ -186,6 +218,12 @@ class Node:
         block.transactions.append(signed)
         self._included[signed.hash] = Included(signed, outcome)
         self._queue.append(receipt)
+
+    def _take_picture(self, height: int) -> None:
+        states = {name: copy.deepcopy(contract.state) for name, contract in self.runtime.contracts.items()}
+        self._pictures[height] = Picture(copy.deepcopy(self.runtime.accounts), states)
+        for old in [each for each in self._pictures if each < height - 10 - self._finality_lag]:
+            del self._pictures[old]
 
     def _append(self, block: Block) -> None:
         self._blocks[block.height] = block

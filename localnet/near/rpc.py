@@ -11,12 +11,21 @@ from typing import Any
 from localnet.near.chain import Chain
 from localnet.near.environment import ContractError
 from localnet.near.json_views import block_view, final_view, outcome_view, progress, receipt_view
-from localnet.near.node import NO_HASH
+from localnet.near.node import NO_HASH, Picture
 from localnet.near.receipts import Block
 from protocols.near.keys import to_base58
 from protocols.near.transactions import MalformedTransaction, SignedTransaction
 
-_RANK = {"NONE": 0, "INCLUDED": 1, "INCLUDED_FINAL": 1, "EXECUTED_OPTIMISTIC": 2, "EXECUTED": 2, "FINAL": 2}
+_EVERYTHING = ("NONE", "INCLUDED", "INCLUDED_FINAL", "EXECUTED_OPTIMISTIC", "EXECUTED", "FINAL")
+_SATISFIES = {
+    "NONE": ("NONE",),
+    "INCLUDED": ("NONE", "INCLUDED"),
+    "INCLUDED_FINAL": ("NONE", "INCLUDED", "INCLUDED_FINAL"),
+    "EXECUTED_OPTIMISTIC": ("NONE", "INCLUDED", "EXECUTED_OPTIMISTIC"),
+    "EXECUTED": _EVERYTHING[:-1],
+    "FINAL": _EVERYTHING,
+}
+"""For how far a transaction is, what whoever asks may have waited for."""
 
 
 class RpcFault(Exception):
@@ -64,7 +73,8 @@ def _query(chain: Chain, params: Any, wait_seconds: float) -> Any:
     where = {"block_height": block.height, "block_hash": block.hash}
     kind, account_id = named.get("request_type"), str(named.get("account_id", ""))
     with chain.lock:
-        account = chain.runtime.accounts.get(account_id)
+        picture = chain.picture_at(block)
+        account = picture.accounts.get(account_id)
         if account is None:
             raise RpcFault("UNKNOWN_ACCOUNT", {"requested_account_id": account_id, **where})
         if kind == "view_account":
@@ -83,12 +93,11 @@ def _query(chain: Chain, params: Any, wait_seconds: float) -> Any:
             ]
             return {"keys": keys, **where}
         if kind == "call_function":
-            return {**_viewed(chain, account_id, named), **where}
+            return {**_viewed(chain, picture, account_id, named), **where}
     raise parse_error(f"unknown request_type {kind}")
 
 
-def _viewed(chain: Chain, account_id: str, named: dict[str, Any]) -> dict[str, Any]:
-    """Always of the newest state: the contract's history is not kept."""
+def _viewed(chain: Chain, picture: Picture, account_id: str, named: dict[str, Any]) -> dict[str, Any]:
     contract = chain.runtime.contracts.get(account_id)
     if contract is None:
         block = chain.tip
@@ -98,11 +107,15 @@ def _viewed(chain: Chain, account_id: str, named: dict[str, Any]) -> dict[str, A
         args = base64.b64decode(str(named.get("args_base64", "")), validate=True)
     except binascii.Error as error:
         raise parse_error(str(error)) from None
+    newest = contract.state
+    contract.state = picture.states[account_id]
     try:
         return {"result": list(contract.view(str(named.get("method_name")), args)), "logs": []}
     except ContractError as error:
         kind = {"ExecutionError": str(error)}
         return {"error": f"wasm execution failed with error: FunctionCallError({kind})", "logs": []}
+    finally:
+        contract.state = newest
 
 
 def _block(chain: Chain, params: Any, wait_seconds: float) -> Any:
@@ -151,7 +164,7 @@ def _broadcast_tx_async(chain: Chain, params: Any, wait_seconds: float) -> Any:
 
 def _sent(chain: Chain, text: Any, wait_until: str, wait_seconds: float) -> Any:
     signed = _read(text)
-    if wait_until not in _RANK:
+    if wait_until not in _EVERYTHING:
         raise parse_error(f"unknown variant `{wait_until}`")
     invalid = chain.receive(signed)
     if invalid is not None:
@@ -168,7 +181,7 @@ def _tx(chain: Chain, params: Any, wait_seconds: float, *, receipts: bool = Fals
     named = _named(params)
     tx_hash = _read(named["signed_tx_base64"]).hash if "signed_tx_base64" in named else str(named.get("tx_hash"))
     wait_until = str(named.get("wait_until", "FINAL"))
-    if wait_until not in _RANK:
+    if wait_until not in _EVERYTHING:
         raise parse_error(f"unknown variant `{wait_until}`")
     if chain.included(tx_hash) is None and (wait_until == "NONE" or tx_hash not in chain.pool):
         told = f"Transaction {tx_hash} doesn't exist"
@@ -178,7 +191,7 @@ def _tx(chain: Chain, params: Any, wait_seconds: float, *, receipts: bool = Fals
 
 def _awaited(chain: Chain, tx_hash: str, wait_until: str, wait_seconds: float, *, receipts: bool) -> Any:
     def far_enough() -> bool:
-        return _RANK[progress(chain, chain.included(tx_hash))] >= _RANK[wait_until]
+        return wait_until in _SATISFIES[progress(chain, chain.included(tx_hash))]
 
     reached = chain.wait_for(far_enough, wait_seconds)
     included = chain.included(tx_hash)
@@ -270,7 +283,7 @@ def _block_of(chain: Chain, named: dict[str, Any]) -> Block:
     if named.get("finality") is not None:
         if named["finality"] not in ("optimistic", "near-final", "final"):
             raise parse_error(f"unknown variant `{named['finality']}`")
-        return chain.tip
+        return chain.tip if named["finality"] == "optimistic" else chain.final_block()
     reference = named.get("block_id")
     if isinstance(reference, bool) or not isinstance(reference, int | str):
         raise parse_error("missing field `finality`")

@@ -82,13 +82,13 @@ class _Connection(Connection):
         return 200, {"jsonrpc": "2.0", "result": result, "id": identity}
 
     def _whole_block(self, height: int) -> tuple[int, Any]:
-        """Real servers hold on to the question for the very next block; this one answers 404 at once."""
+        """A final block. Real servers hold on to the question for the very next one; this answers 404 at once."""
         chain = self.server.chain
         with chain.lock:
+            if height > chain.final_block().height:
+                return 404, {"error": "no such block yet"}
             block = chain.block(height)
-            if block is not None:
-                return 200, neardata_view(chain, block)
-            return (404, {"error": "no such block yet"}) if height > chain.tip.height else (200, None)
+            return 200, None if block is None else neardata_view(chain, block)
 
     def _call(self, name: str, do: Callable[[], tuple[int, Any]]) -> None:
         fault = self._count_and_take_fault(name)

@@ -78,11 +78,16 @@ class NearRpc:
         """The chain's name and how far the node is."""
         return await self._read("status", [], NodeStatus)
 
-    async def view_access_key(self, account_id: str, public_key: str) -> AccessKey:
-        """The key's state in the newest final block. Raises UnknownAccessKey if the account has no such key."""
-        return await self._query(
-            {"request_type": "view_access_key", "account_id": account_id, "public_key": public_key}, AccessKey
-        )
+    async def view_access_key(
+        self, account_id: str, public_key: str, *, finality: Finality = "optimistic"
+    ) -> AccessKey:
+        """The key's state in the newest block. Raises UnknownAccessKey if the account has no such key.
+
+        Its nonce is for the next transaction: in the newest final block, two or three behind, it may still be the one
+        that our last transaction has used. Its block hash may belong to a block that never becomes final.
+        """
+        question = {"request_type": "view_access_key", "account_id": account_id, "public_key": public_key}
+        return await self._query(question, AccessKey, finality=finality)
 
     async def view_account(self, account_id: str) -> Account:
         """The account's balance in the newest final block."""
@@ -220,8 +225,10 @@ class NearRpc:
         except EndpointRefused:
             return None
 
-    async def _query(self, question: dict[str, Any], kind: type[M], at: int | str | None = None) -> M:
-        where = {"finality": "final"} if at is None else {"block_id": at}
+    async def _query(
+        self, question: dict[str, Any], kind: type[M], at: int | str | None = None, finality: Finality = "final"
+    ) -> M:
+        where = {"finality": finality} if at is None else {"block_id": at}
         return await self._read("query", {**question, **where}, kind)
 
     async def _read(self, method: str, params: Any, kind: type[M]) -> M:

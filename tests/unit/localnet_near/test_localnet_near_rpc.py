@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import httpx
 import pytest
 from near_client import FakeClock, NearClient
 
-from localnet.near import CONTRACT, OPERATOR, Dialect, NearLocalnet
+from localnet.near import CONTRACT, OPERATOR, REQUESTER, Dialect, NearLocalnet
 from localnet.near.controls import ACTIONS
 from protocols.near.keys import NearKey
 from protocols.near.transactions import FunctionCall
@@ -165,3 +166,43 @@ def test_controls_work_from_another_process(head: NearClient) -> None:
     assert "no such action" in do(action="nothing")["error"]
     assert "no call is named" in do(action="fail", call="nothing")["error"]
     assert len(set(ACTIONS)) == len(ACTIONS)
+
+
+def test_what_is_final_lags_behind(clock: FakeClock) -> None:
+    """A nonce read at the final block may be the one that the last transaction has used."""
+    with NearLocalnet(Dialect.head, clock=clock, finality_lag=2, wait_seconds=0.05) as net, httpx.Client() as http:
+        net.chain.freeze()
+        net.chain.make_block(3)
+        node = NearClient(net, http)
+        tx_hash = net.chain.request(node.request_args())
+        key = {"request_type": "view_access_key", "account_id": REQUESTER, "public_key": net.requester.public_key}
+        named = {"tx_hash": tx_hash, "sender_account_id": REQUESTER, "wait_until": "NONE"}
+
+        def nonce(finality: str) -> int:
+            found: int = node.result("query", {**key, "finality": finality})["nonce"]
+            return found - 1000 * 10**6
+
+        seen = []
+        for _ in range(4):
+            net.chain.make_block()
+            seen.append((nonce("optimistic"), nonce("final"), len(node.view("get_pending_request_ids"))))
+        assert seen == [(1, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)]
+        assert node.result("tx", named)["final_execution_status"] == "INCLUDED_FINAL"
+        head = net.chain.height()
+        assert node.result("block", {"finality": "final"})["header"]["height"] == head - 2
+        assert http.get(f"{net.url}/v0/block/{head - 2}").json()["block"]["header"]["height"] == head - 2
+        assert http.get(f"{net.url}/v0/block/{head - 1}").status_code == 404
+
+
+def test_each_level_of_waiting_is_reached_in_its_turn(clock: FakeClock) -> None:
+    with NearLocalnet(Dialect.head, clock=clock, finality_lag=3, wait_seconds=0.05) as net, httpx.Client() as http:
+        net.chain.freeze()
+        net.chain.make_block(3)
+        node = NearClient(net, http)
+        tx_hash = send(node)
+        named = {"tx_hash": tx_hash, "sender_account_id": OPERATOR, "wait_until": "NONE"}
+        levels = []
+        for _ in range(5):
+            net.chain.make_block()
+            levels.append(node.result("tx", named)["final_execution_status"])
+        assert levels == ["INCLUDED", "EXECUTED_OPTIMISTIC", "EXECUTED_OPTIMISTIC", "EXECUTED", "FINAL"]
