@@ -36,6 +36,14 @@ class Unreadable(Transient):
     """A server answers something that is no answer; another may do better, or the same one later."""
 
 
+class Redirected(Unreadable):
+    """A server says that the answer is elsewhere; `location` is not to be trusted."""
+
+    def __init__(self, message: str, *, location: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.location = location
+
+
 class JsonServer:
     """One server. Redirects are not followed, and nothing compressed is asked for: it may become anything.
 
@@ -69,7 +77,7 @@ class JsonServer:
         """The answer to one call, whatever its status below 500.
 
         Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
-        JSON, or too much. After a Transient it may have taken what it was given.
+        JSON, or too much, or Redirected. After a Transient it may have taken what it was given.
         """
         try:
             async with (
@@ -79,6 +87,9 @@ class JsonServer:
                 if response.status_code == 429 or response.status_code >= 500:
                     told = f"{self.label} answers with the status {response.status_code}"
                     raise Transient(told, retry_after_seconds=_wish(response.headers.get("Retry-After", "")))
+                if response.is_redirect:
+                    told = f"{self.label} answers with the status {response.status_code}, which is not followed"
+                    raise Redirected(told, location=response.headers.get("Location", ""), hint=self._hint)
                 return Answer(response.status_code, parsed(await self._content(response), self.label, self._hint))
         except TimeoutError:
             raise Transient(f"{self.label} did not answer within {self._timeout_seconds:g} s") from None

@@ -146,6 +146,8 @@ class Contract:
         """
         # The height first: seen later, a request that is still pending could look younger than it is.
         head = (await self._rpc.block()).header.height
+        if head < requested_at_height:
+            return RefusedResume.early  # no final block has the request yet
         if await self.get_request(request_id) is None:
             return RefusedResume.settled
         if head - requested_at_height > YIELD_TIMEOUT_BLOCKS:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from pydantic import ValidationError
 
 from millrace.errors import Permanent, Transient
 from millrace.limits import MIB
-from protocols.http_json import JsonServer, Unreadable, mask_keys_in, origin_of
+from protocols.http_json import Answer, JsonServer, Redirected, Unreadable, mask_keys_in, origin_of
 from protocols.near.answers import BlockHeader, ExecutionOutcome, Part, Receipt
 from protocols.near.events import RequestContext, SeenHeight, SeenRequest, requests_of
 from protocols.near.request_events import STANDARDS
@@ -20,6 +20,7 @@ MOST_BYTES = 128 * MIB
 
 PLACEHOLDER = "{block_id}"
 _PATH = "/v0/block/"
+_MOST_REDIRECTS = 3
 
 
 class _OutcomeWithId(Part):
@@ -80,7 +81,7 @@ class NeardataSource:
 
     async def at(self, height: int) -> SeenHeight | None:
         """As `BlockSource.at`: 404 means that the chain has not come so far, `null` that there is no block."""
-        answer = await self._server.ask("GET", self._template.replace(PLACEHOLDER, str(height)))
+        answer = await self._answer(self._template.replace(PLACEHOLDER, str(height)))
         if answer.status == 404:
             return None
         if answer.status != 200:
@@ -91,6 +92,17 @@ class NeardataSource:
         if answer.body is None:
             return SeenHeight(height, skipped=True)
         return self._seen(height, answer.body)
+
+    async def _answer(self, url: str) -> Answer:
+        """The answer at `url`, or where it is redirected to among the server's own hosts: old blocks are elsewhere."""
+        for _ in range(_MOST_REDIRECTS):
+            try:
+                return await self._server.ask("GET", url)
+            except Redirected as error:
+                url = _same_house(url, error.location)
+                if not url:
+                    raise
+        return await self._server.ask("GET", url)
 
     def _seen(self, height: int, body: Any) -> SeenHeight:
         try:
@@ -136,6 +148,19 @@ class NeardataSource:
             signer_public_key=receipt.signer_public_key,
         )
         return requests_of(outcome, context, self._standards)
+
+
+def _same_house(url: str, location: str) -> str:
+    """Where a redirect leads, if that is the same host or one below it, over the same protocol; else nothing."""
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        return ""
+    host, scheme = urlsplit(url).hostname or "", urlsplit(url).scheme
+    if origin_of(target) is None or urlsplit(target).scheme != scheme:
+        return ""
+    there = urlsplit(target).hostname or ""
+    return target if there == host or there.endswith(f".{host}") else ""
 
 
 def _template(url: str) -> str:

@@ -38,7 +38,7 @@ async def requested(net: NearLocalnet, **more: Any) -> tuple[ExecutionRequest, s
 async def signed(net: NearLocalnet, rpc: NearRpc, calls: tuple[FunctionCall, ...], ahead: int = 1) -> SignedTransaction:
     """Calls of the contract, signed as the operator."""
     key = await rpc.view_access_key(net.operator_id, net.operator.public_key)
-    block_hash = hash_bytes(key.block_hash)
+    block_hash = hash_bytes((await rpc.block()).header.hash)
     return Transaction(
         net.operator_id, net.operator.public_bytes, key.nonce + ahead, net.contract_id, block_hash, calls
     ).signed_by(net.operator)

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from near_requests import request_args
 
+from localnet.http_server import Connection, StandInServer
 from localnet.near import RELAY, REQUESTER, Dialect, NearLocalnet
 from millrace.errors import Permanent, Transient
 from protocols.near.answers import Block
 from protocols.near.events import BlockSource, Cursor, GapInChain, SeenHeight, SeenRequest
-from protocols.near.neardata import NeardataSource
+from protocols.near.neardata import NeardataSource, _same_house
 from protocols.near.rpc import NearRpc
 from protocols.near.rpc_errors import NodeBusy, UnknownBlock
 from protocols.near.rpc_events import RpcSource
@@ -182,6 +183,44 @@ async def test_each_form_of_the_servers_address_works(net: NearLocalnet, form: s
         seen = await source.at(1001)
         assert seen is not None
         assert seen.block_hash
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/old/5", "https://main.neardata.test/old/5"),
+        ("https://a0.main.neardata.test/v0/block/5", "https://a0.main.neardata.test/v0/block/5"),
+        ("//a1.main.neardata.test/5", "https://a1.main.neardata.test/5"),
+        ("http://main.neardata.test/5", ""),
+        ("https://neardata.test/5", ""),
+        ("https://evilmain.neardata.test/5", ""),
+        ("https://169.254.169.254/latest", ""),
+        ("file:///etc/passwd", ""),
+        ("https://[::1/", ""),
+    ],
+)
+def test_a_redirect_is_followed_within_the_servers_own_hosts_only(location: str, target: str) -> None:
+    assert _same_house("https://main.neardata.test/v0/block/5", location) == target
+
+
+async def test_old_blocks_are_read_where_the_server_says_they_are(net: NearLocalnet) -> None:
+    net.chain.make_block()
+
+    class Moved(Connection):
+        def on_get(self) -> None:
+            self.reply(302, b"moved", {"location": f"{net.url}{self.path}" if "1001" in self.path else "http://x/"})
+
+    server = StandInServer(0, Moved, "moved")
+    server.start()
+    try:
+        async with NeardataSource(server.url, net.contract_id) as source:
+            seen = await source.at(1001)
+            assert seen is not None
+            assert seen.block_hash
+            with pytest.raises(Transient, match="not followed"):
+                await source.at(1000)
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("url", ["", "x", "ftp://x/{block_id}", "http://"])
