@@ -175,8 +175,11 @@ class Resolution:
 
 
 def compact(document: Any) -> bytes:
-    """As the contract writes JSON: no spaces, nothing escaped that need not be."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    """As the contract writes JSON: no spaces, nothing escaped that need not be.
+
+    Raises ValueError for what JSON or UTF-8 cannot hold: infinity, half a surrogate pair.
+    """
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def writable(text: str) -> str:

@@ -30,6 +30,9 @@ MOST_ARGS_BYTES = 1_400_000
 _SMALL_BYTES = RESUME_LIMIT_BYTES - 1
 """Longest response that is sent in one piece: the public worker turns to storage at 1,024 bytes."""
 
+_MOST_NESTED = 120
+"""Levels of an output: the contract's parser ends at 128, those around the output counted."""
+
 _STORE_GAS = 100 * TERAGAS
 _CHARGED = re.compile(r'\[\[yNEAR charged: "(\d{1,39})"\]\]')
 
@@ -120,9 +123,16 @@ def _call(method: str, args: dict[str, Any], gas: int) -> FunctionCall:
 
 
 def _plain(value: Any) -> Any:
-    """The value if it can be written as UTF-8 again. Raises ValueError for half a surrogate pair."""
+    """The value if the contract can read it. Raises ValueError for half a surrogate pair, 1e400 or a deep nesting."""
     compact(value)
+    if not _is_shallow(value, _MOST_NESTED):
+        raise ValueError("it is nested too deeply")
     return value
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
 def _refuse(name: str) -> Any:

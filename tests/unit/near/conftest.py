@@ -18,5 +18,5 @@ def net(request: pytest.FixtureRequest) -> Iterator[NearLocalnet]:
 
 @pytest.fixture
 async def rpc(net: NearLocalnet) -> AsyncIterator[NearRpc]:
-    async with NearRpc([net.url], timeout_seconds=1, send_timeout_seconds=1) as client:
+    async with NearRpc([net.url], timeout_seconds=3, send_timeout_seconds=3) as client:
         yield client

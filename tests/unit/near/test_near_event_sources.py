@@ -29,7 +29,7 @@ async def source(request: pytest.FixtureRequest, net: NearLocalnet, rpc: NearRpc
         if request.param == "rpc":
             yield RpcSource(rpc, net.contract_id)
         else:
-            yield await stack.enter_async_context(NeardataSource(net.url, net.contract_id, timeout_seconds=1))
+            yield await stack.enter_async_context(NeardataSource(net.url, net.contract_id, timeout_seconds=3))
 
 
 async def read(source: BlockSource, cursor: Cursor) -> tuple[list[SeenRequest], Cursor]:
@@ -100,7 +100,7 @@ async def test_no_fault_makes_a_height_go_by(net: NearLocalnet, source: BlockSou
     """The public workers skip a block after three failures."""
     net.chain.request(request_args(net.dialect))
     net.chain.make_block(3)
-    net.chain.fail("*", kind=fault, times=2, seconds=2.5)
+    net.chain.fail("*", kind=fault, times=2, seconds=0.2)
     faults = 0
     cursor, found = Cursor(1002), []
     while not found:

@@ -138,11 +138,19 @@ def test_heads_call_has_the_request_id_and_the_output_in_the_requests_format() -
         (b"[Infinity]", "Json"),
         (b'"\\ud800"', "Json"),
         (b"[" * 100_000, "Json"),
+        (b"[" * 121 + b"]" * 121, "Json"),
+        (b"1e400", "Json"),
     ],
 )
 def test_an_output_that_is_not_in_the_format_is_a_failure_of_the_job(output: bytes, response_format: str) -> None:
     with pytest.raises(OutputNotJson):
         contract_head.resolve_calls(request(response_format), Resolution(True, USED, output=output))
+
+
+def test_an_output_may_be_nested_as_deeply_as_the_contract_reads() -> None:
+    nested = b"[" * 119 + b"]" * 119
+    (call,) = contract_head.resolve_calls(request("Json"), Resolution(True, USED, output=nested))
+    assert nested in call.args
 
 
 def response_bytes(text: str) -> int:
