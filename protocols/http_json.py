@@ -73,16 +73,17 @@ class JsonServer:
         """Close its connections."""
         await self._http.aclose()
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """The answer to one call, whatever its status below 500.
+    async def ask(self, method: str, path: str, body: Any = None, *, timeout_seconds: float | None = None) -> Answer:
+        """The answer to one call, whatever its status below 500, within `timeout_seconds` if they are not the usual.
 
         Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
         JSON, or too much, or Redirected. After a Transient it may have taken what it was given.
         """
+        patience = timeout_seconds or self._timeout_seconds
         try:
             async with (
-                asyncio.timeout(self._timeout_seconds),
-                self._http.stream(method, path, json=body) as response,
+                asyncio.timeout(patience),
+                self._http.stream(method, path, json=body, timeout=patience) as response,
             ):
                 if response.status_code == 429 or response.status_code >= 500:
                     told = f"{self.label} answers with the status {response.status_code}"
@@ -92,7 +93,7 @@ class JsonServer:
                     raise Redirected(told, location=response.headers.get("Location", ""), hint=self._hint)
                 return Answer(response.status_code, parsed(await self._content(response), self.label, self._hint))
         except TimeoutError:
-            raise Transient(f"{self.label} did not answer within {self._timeout_seconds:g} s") from None
+            raise Transient(f"{self.label} did not answer within {patience:g} s") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             # Its text may quote the whole address.
             raise Transient(f"{self.label} cannot be reached: {type(error).__name__}") from None

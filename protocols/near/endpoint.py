@@ -48,9 +48,9 @@ class Endpoint:
         """Close its connections."""
         await self._server.close()
 
-    async def ask(self, method: str, params: Any) -> Any:
+    async def ask(self, method: str, params: Any, timeout_seconds: float | None = None) -> Any:
         """The result of one call. Raises the errors of `rpc_errors` as a question has them; Unreadable."""
-        said = await self.say(method, params)
+        said = await self.say(method, params, timeout_seconds)
         if isinstance(said, NodeError):
             raise query_error(said, method, self.label)
         if isinstance(said, dict) and isinstance(said.get("error"), str) and method == "query":
@@ -58,11 +58,11 @@ class Endpoint:
             raise _failed_query(said["error"], self.label)
         return said
 
-    async def say(self, method: str, params: Any) -> Any:
+    async def say(self, method: str, params: Any, timeout_seconds: float | None = None) -> Any:
         """The result of one call, or the node's NodeError. Raises NodeBusy, EndpointRefused or Unreadable."""
         body = {"jsonrpc": "2.0", "id": "millrace", "method": method, "params": params}
         try:
-            answer = await self._server.ask("POST", self._url, body)
+            answer = await self._server.ask("POST", self._url, body, timeout_seconds=timeout_seconds)
         except Unreadable:
             raise
         except Transient as error:

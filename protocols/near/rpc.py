@@ -63,7 +63,7 @@ class NearRpc:
         if not urls:
             raise Permanent("no NEAR RPC node is set", hint="set MILLRACE_NEAR__RPC_URLS")
         self._endpoints = [Endpoint(url, timeout_seconds) for url in urls]
-        self._senders = [Endpoint(url, send_timeout_seconds) for url in urls]
+        self._send_timeout_seconds = send_timeout_seconds
         self._asked = 0
         """The node that is asked first. They may disagree for a while, so that it is the same one until it fails."""
 
@@ -71,7 +71,7 @@ class NearRpc:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        for endpoint in (*self._endpoints, *self._senders):
+        for endpoint in self._endpoints:
             await endpoint.close()
 
     async def status(self) -> NodeStatus:
@@ -135,7 +135,7 @@ class NearRpc:
 
         async def hand_over(endpoint: Endpoint) -> TransactionView | MillraceError:
             try:
-                said = await endpoint.say("send_tx", params)
+                said = await endpoint.say("send_tx", params, self._send_timeout_seconds)
                 if not isinstance(said, NodeError):
                     return model_of(said, TransactionView, "send_tx")
             except Transient as error:
@@ -151,7 +151,7 @@ class NearRpc:
 
         verdict: TransactionView | MillraceError
         try:
-            verdict = await self._first(hand_over, self._senders)
+            verdict = await self._first(hand_over)
         except (Transient, EndpointRefused) as error:
             verdict = error
         if unanswered and not isinstance(verdict, TransactionView):
@@ -174,18 +174,19 @@ class NearRpc:
         too old. A failure is in the answer (`failure`) and is not raised.
         """
         params = {"tx_hash": transaction_hash, "sender_account_id": sender_id, "wait_until": wait_until.value}
+        patience = None if wait_until is WaitUntil.none else self._send_timeout_seconds
         unknown = False
 
         async def ask(endpoint: Endpoint) -> TransactionView:
             nonlocal unknown
             try:
-                return model_of(await endpoint.ask("tx", params), TransactionView, "tx")
+                return model_of(await endpoint.ask("tx", params, patience), TransactionView, "tx")
             except UnknownTransaction:
                 unknown = True
                 raise
 
         try:
-            return await self._first(ask, self._senders if wait_until != WaitUntil.none else self._endpoints)
+            return await self._first(ask)
         except (Transient, EndpointRefused):
             if unknown:
                 return None
@@ -235,18 +236,18 @@ class NearRpc:
         async def ask(endpoint: Endpoint) -> M:
             return model_of(await endpoint.ask(method, params), kind, method)
 
-        return await self._first(ask, self._endpoints)
+        return await self._first(ask)
 
-    async def _first(self, ask: Callable[[Endpoint], Awaitable[T]], endpoints: list[Endpoint]) -> T:
+    async def _first(self, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
         """The first answer, asking one node after the other. Raises the first Transient one's error if there is none.
 
         Where one node can be asked later and another refuses for good, later is right.
         """
         failures: list[Transient | EndpointRefused] = []
-        for step in range(len(endpoints)):
-            number = (self._asked + step) % len(endpoints)
+        for step in range(len(self._endpoints)):
+            number = (self._asked + step) % len(self._endpoints)
             try:
-                found = await ask(endpoints[number])
+                found = await ask(self._endpoints[number])
             except (Transient, EndpointRefused) as error:
                 _logger.info("%s", error)
                 failures.append(error)

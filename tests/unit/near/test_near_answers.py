@@ -145,7 +145,7 @@ def test_the_unchanged_block_has_the_request() -> None:
 
 async def test_a_query_that_failed_in_the_old_form_is_a_failure() -> None:
     class Told(Endpoint):
-        async def say(self, method: str, params: Any) -> Any:
+        async def say(self, method: str, params: Any, timeout_seconds: float | None = None) -> Any:
             return {"error": params, "logs": [], "block_height": 1, "block_hash": "1" * 32}
 
     endpoint = Told("http://127.0.0.1:9", 1.0)
