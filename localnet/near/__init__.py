@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from localnet.near.chain import CONTRACT, OPERATOR, OWNER, RELAY, REQUESTER, YOCTO_PER_NEAR, Chain
-from localnet.near.node import VALIDITY_BLOCKS
 from localnet.near.server import Server
 from protocols.near.contract import Dialect
 from protocols.near.keys import NearKey
+from protocols.near.lanes import VALIDITY_BLOCKS
 
 __all__ = ["CONTRACT", "OPERATOR", "OWNER", "RELAY", "REQUESTER", "YOCTO_PER_NEAR", "Chain", "Dialect", "NearLocalnet"]
 

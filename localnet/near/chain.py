@@ -12,10 +12,11 @@ from localnet.near.accounts import NONCES_A_BLOCK, AccessKey, Account
 from localnet.near.contract_early import EarlyContract
 from localnet.near.contract_head import HeadContract
 from localnet.near.contract_state import to_json
-from localnet.near.node import VALIDITY_BLOCKS, Node
+from localnet.near.node import Node
 from localnet.near.relay import RelayContract
 from protocols.near.contract import Dialect
 from protocols.near.keys import NearKey, hash_bytes, parse_public_key
+from protocols.near.lanes import VALIDITY_BLOCKS
 from protocols.near.transactions import FunctionCall, SignedTransaction, Transaction
 
 YOCTO_PER_NEAR = 10**24

@@ -16,14 +16,12 @@ from localnet.near.pool import Pool, converted
 from localnet.near.receipts import GAS_PRICE_YOCTO, TRANSACTION_GAS, Block, Outcome, Receipt, hash_of
 from localnet.near.runtime import Runtime
 from protocols.near.keys import public_key_text, to_base58
+from protocols.near.lanes import VALIDITY_BLOCKS
 from protocols.near.transactions import SignedTransaction
 
 NO_HASH = "1" * 32
 GENESIS_HEIGHT = 1_000
 MOST_TRANSACTION_BYTES = 1_572_864
-VALIDITY_BLOCKS = 86_400
-"""How long a block's hash makes transactions good: about a day of the real chain."""
-
 _WAKE_SECONDS = 0.02
 
 

@@ -1,4 +1,4 @@
-"""The RPC's methods, and the errors in nearcore's form."""
+"""The RPC's methods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from localnet.near.environment import ContractError
 from localnet.near.json_views import block_view, final_view, outcome_view, progress, receipt_view
 from localnet.near.node import NO_HASH, Picture
 from localnet.near.receipts import Block
+from localnet.near.rpc_fault import RpcFault, parse_error
 from protocols.near.keys import to_base58
 from protocols.near.transactions import MalformedTransaction, SignedTransaction
 
@@ -26,37 +27,6 @@ _SATISFIES = {
     "FINAL": _EVERYTHING,
 }
 """For how far a transaction is, what whoever asks may have waited for."""
-
-
-class RpcFault(Exception):
-    """A JSON-RPC error; `name` is the cause's."""
-
-    def __init__(self, name: str, info: Any = None, data: Any = None, *, validation: bool = False) -> None:
-        super().__init__(name)
-        self.name = name
-        self.info = {} if info is None else info
-        self.data = name if data is None else data
-        self.validation = validation
-
-    @property
-    def http_status(self) -> int:
-        """What nearcore answers beside it."""
-        if self.validation:
-            return 400
-        return {"TIMEOUT_ERROR": 408, "INTERNAL_ERROR": 500}.get(self.name, 200)
-
-    def body(self) -> dict[str, Any]:
-        """The JSON-RPC error object."""
-        kind = "REQUEST_VALIDATION_ERROR" if self.validation else "HANDLER_ERROR"
-        code = {"METHOD_NOT_FOUND": -32601, "PARSE_ERROR": -32700}.get(self.name, -32000)
-        message = {-32601: "Method not found", -32700: "Parse error"}.get(code, "Server error")
-        cause = {"name": self.name, "info": self.info}
-        return {"name": kind, "cause": cause, "code": code, "message": message, "data": self.data}
-
-
-def parse_error(problem: str) -> RpcFault:
-    """What a node says of parameters that it cannot read."""
-    return RpcFault("PARSE_ERROR", {"error_message": problem}, problem, validation=True)
 
 
 def answer(chain: Chain, method: str, params: Any, wait_seconds: float) -> Any:

@@ -15,7 +15,8 @@ from localnet.http_server import Connection, StandInServer
 from localnet.near.chain import Chain
 from localnet.near.controls import actions
 from localnet.near.json_views import neardata_view
-from localnet.near.rpc import RpcFault, answer, parse_error
+from localnet.near.rpc import answer
+from localnet.near.rpc_fault import RpcFault, parse_error
 
 _TICK_SECONDS = 0.05
 _BLOCK_PATH = re.compile(r"/v0/block/(\d{1,18})/?")
