@@ -20,15 +20,15 @@ MOST_BYTES = 64 * MIB
 """Of any answer, unless a caller says otherwise."""
 
 _LONGEST_WAIT_SECONDS = 300.0
-_UNTOLD = (401, 403)
-"""What is in these is whatever a proxy felt like: the status says it all."""
+_WITHOUT_JSON = (204, 401, 403)
+"""No content; and what a proxy that does not know us felt like saying."""
 _SHORTEST_KEY = 16
 """A shorter part of a path or a query is a word like `mainnet`, which must stay readable."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A server's answer: its HTTP status and the JSON in it; None if it says nothing, or does not let us in."""
+    """A server's answer: its HTTP status and the JSON in it; None if there is nothing, or we are not let in."""
 
     status: int
     body: Any
@@ -36,6 +36,14 @@ class Answer:
 
 class Unreadable(Transient):
     """A server answers something that is no answer; another may do better, or the same one later."""
+
+
+class Redirected(Unreadable):
+    """A server says that the answer is elsewhere; `location` is not to be trusted."""
+
+    def __init__(self, message: str, *, location: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.location = location
 
 
 class JsonServer:
@@ -67,26 +75,29 @@ class JsonServer:
         """Close its connections."""
         await self._http.aclose()
 
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """The answer to one call, whatever its status below 500.
+    async def ask(self, method: str, path: str, body: Any = None, *, timeout_seconds: float | None = None) -> Answer:
+        """The answer to one call, whatever its status below 500, within `timeout_seconds` if they are not the usual.
 
         Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
-        JSON, or too much. After a Transient it may have taken what it was given.
+        JSON, or too much, or Redirected. After a Transient it may have taken what it was given.
         """
+        patience = timeout_seconds or self._timeout_seconds
         try:
             async with (
-                asyncio.timeout(self._timeout_seconds),
-                self._http.stream(method, path, json=body) as response,
+                asyncio.timeout(patience),
+                self._http.stream(method, path, json=body, timeout=patience) as response,
             ):
                 if response.status_code == 429 or response.status_code >= 500:
                     told = f"{self.label} answers with the status {response.status_code}"
                     raise Transient(told, retry_after_seconds=_wish(response.headers.get("Retry-After", "")))
-                content = await self._content(response)
-                if not content or response.status_code in _UNTOLD:
+                if response.is_redirect:
+                    told = f"{self.label} answers with the status {response.status_code}, which is not followed"
+                    raise Redirected(told, location=response.headers.get("Location", ""), hint=self._hint)
+                if response.status_code in _WITHOUT_JSON:
                     return Answer(response.status_code, None)
-                return Answer(response.status_code, parsed(content, self.label, self._hint))
+                return Answer(response.status_code, parsed(await self._content(response), self.label, self._hint))
         except TimeoutError:
-            raise Transient(f"{self.label} did not answer within {self._timeout_seconds:g} s") from None
+            raise Transient(f"{self.label} did not answer within {patience:g} s") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             # Its text may quote the whole address.
             raise Transient(f"{self.label} cannot be reached: {type(error).__name__}") from None

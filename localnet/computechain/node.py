@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from localnet.block_schedule import BlockSchedule
 from localnet.computechain.blocks import Block, BlockStore
 from localnet.computechain.events import EventHub
 from localnet.computechain.ledger import Account, Change, Ledger
@@ -16,7 +17,6 @@ from localnet.computechain.mempool import Mempool
 from localnet.computechain.proposer import Proposer
 from localnet.computechain.receipts import Receipts
 from localnet.computechain.rules import refusal
-from localnet.computechain.schedule import BlockSchedule
 from localnet.computechain.spending import FAUCET_KEY
 from protocols.computechain.networks import NetworkParameters
 from protocols.computechain.transaction import Transaction
