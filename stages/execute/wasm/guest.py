@@ -23,6 +23,8 @@ CORE: dict[str, Any] = {
     "max_wasm_stack": 3 << 19,
     "native_unwind_info": False,
     "parallel_compilation": False,
+    # It would need a file in memory for each module, which the filter does not let a child make.
+    "memory_init_cow": False,
     # The same input must give the same bytes everywhere.
     "cranelift_nan_canonicalization": True,
     "wasm_relaxed_simd": False,
@@ -50,13 +52,27 @@ _CORE_LIMITS = {"instances": 1, "memories": 1, "tables": 10}
 _COMPONENT_LIMITS = {"instances": 100, "memories": 8, "tables": 100}
 
 _TRAPS = {"OUT_OF_FUEL": "out_of_fuel", "STACK_OVERFLOW": "stack_overflow", "UNREACHABLE": "unreachable"}
+_TRAP_WORDS = {
+    "all fuel consumed by WebAssembly": "OUT_OF_FUEL",
+    "call stack exhausted": "STACK_OVERFLOW",
+    "wasm `unreachable` instruction executed": "UNREACHABLE",
+    "interrupt": "INTERRUPT",
+    "out of bounds memory access": "MEMORY_OUT_OF_BOUNDS",
+    "undefined element: out of bounds table access": "TABLE_OUT_OF_BOUNDS",
+    "uninitialized element": "INDIRECT_CALL_TO_NULL",
+    "indirect call type mismatch": "BAD_SIGNATURE",
+    "integer overflow": "INTEGER_OVERFLOW",
+    "integer divide by zero": "INTEGER_DIVISION_BY_ZERO",
+    "invalid conversion to integer": "BAD_CONVERSION_TO_INTEGER",
+    "cannot leave component instance": "CANNOT_LEAVE_COMPONENT",
+    "cannot enter component instance": "CANNOT_ENTER_COMPONENT",
+}
+"""A component's traps come as text only: what the engine says of each, and its code's name."""
+
 _TOO_MUCH = ("exceeds memory limits", "exceeds table limits", "count too high")
-_NOT_LINKED = (
-    "unknown import",
-    "incompatible import type",
-    "matching implementation was not found",
-    "component imports",
-)
+_NOT_LINKED = ("unknown import", "incompatible import type", "matching implementation was not found")
+_OF_THE_MACHINE = ("os error", "cannot create", "mmap", "failed to make memory")
+"""What the engine says of limits, of imports, and of a kernel that refused it something."""
 
 
 class Ended(Exception):
@@ -179,7 +195,9 @@ class _Run:
         took = time.monotonic() - began
         if not self._told:
             return {}
-        fuel = self._job["max_instructions"] - store.get_fuel()
+        # An engine that is interrupted has not written down what it used since the last call.
+        known = self._told["status"] != "timeout"
+        fuel = self._job["max_instructions"] - store.get_fuel() if known else None
         peak = _resident_bytes() - resident if self._memory is None else self._memory.data_len(store)
         return {**self._told, "fuel": fuel, "peak_memory_bytes": peak, "microseconds": int(took * 1e6)}
 
@@ -216,19 +234,20 @@ class _Run:
             if self._job["abi"] == "execute":
                 return Ended("bad_result", "it exited without a result", code=0).report
             return {"status": "ok", "code": 0}
-        if isinstance(error, wasmtime.Trap):
-            name = error.trap_code.name if error.trap_code is not None else "ANOTHER_TRAP"
+        if (name := _trap(error)) is not None:
             if name == "INTERRUPT":
                 return Ended("timeout", f"ended after {self._job['wall_seconds']:g} s").report
             return Ended(_TRAPS.get(name, "trap"), name.lower().replace("_", " "), trap=name).report
         if isinstance(error, wasmtime.WasmtimeError):
-            words = _words(error)
-            if any(part in words for part in _TOO_MUCH):
-                return Ended("memory", words).report
-            if any(part in words for part in _NOT_LINKED):
-                return Ended("missing_import", words).report
+            whole = str(error)
+            if any(part in whole for part in _TOO_MUCH):
+                return Ended("memory", _words(error)).report
+            if any(part in whole for part in _NOT_LINKED):
+                return Ended("missing_import", " ".join(whole.split())).report
             if self._began:
-                return Ended("trap", words, trap="BAD_CALL_OF_HOST").report
+                return Ended("trap", _words(error), trap="BAD_CALL_OF_HOST").report
+            if not any(part in whole for part in _OF_THE_MACHINE):
+                return Ended("bad_module", _words(error)).report
         os.write(2, f"{type(error).__name__}: {error}\n".encode()[:_MOST_DETAIL])
         return {}
 
@@ -335,6 +354,19 @@ class _Run:
             at += os.write(self._stdout, memory.read(store, at, min(begin + length, at + (1 << 20))))
 
 
+def _trap(error: BaseException) -> str | None:
+    """The name of the trap that `error` is, if it is one."""
+    import wasmtime
+
+    if isinstance(error, wasmtime.Trap):
+        return error.trap_code.name if error.trap_code is not None else "ANOTHER_TRAP"
+    # What comes before is a backtrace with names that the guest has chosen.
+    _, mark, words = str(error).rpartition("wasm trap: ")
+    if not mark or not isinstance(error, wasmtime.WasmtimeError):
+        return None
+    return next((name for text, name in _TRAP_WORDS.items() if words.startswith(text)), "ANOTHER_TRAP")
+
+
 def _signed(number: int) -> int:
     """The i32 with these bits."""
     return number - (1 << 32) if number >= 1 << 31 else number
@@ -346,4 +378,6 @@ def _resident_bytes() -> int:
 
 
 def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_MOST_DETAIL]
+    """What the engine says, without the backtrace that may come before the cause."""
+    said = str(error)
+    return " ".join((said.rpartition("Caused by:")[2] or said).split())[:_MOST_DETAIL]

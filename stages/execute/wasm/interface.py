@@ -58,7 +58,8 @@ class WasmLimits(BaseModel):
 class WasmExecution(BaseModel):
     """What one execution came to. A module that traps or floods has been executed: that is the result.
 
-    `fuel` and `peak_memory_bytes` are None where the process was killed before it could tell.
+    `fuel` is None where the engine was interrupted or killed, and may lack the last few instructions before a trap.
+    `peak_memory_bytes` is None where the process was killed for its output.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from millrace.errors import Permanent
 from millrace.limits import MIB
+from millrace.text import printable
 from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.supervisor import Ending
 from stages.execute.sandbox.wasi import engine
@@ -26,6 +27,11 @@ from stages.execute.wasm.sections import BadModule, Caps, TooLarge, examine
 from stages.execute.wasm.watch import Seen
 
 _HINT = "run it again; if that fails as well, `millrace doctor` finds out what is wrong"
+
+_CRASHES = frozenset(
+    -number for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS)
+)
+"""How an engine ends that gives up. It may not send itself SIGABRT behind its filter, and crashes instead."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,10 @@ def _compiled(seen: Seen, own: Compilation) -> bytes:
     if seen.ending is Ending.output_limit and len(seen.stdout) >= own.output_bytes:
         raise Refused(Status.too_large, f"it compiles to more than {own.output_bytes} bytes")
     report = _read(seen)
-    if report is None and seen.exit_code == -signal.SIGABRT:
-        raise Refused(Status.too_large, f"compiling it takes more than {own.memory_bytes} bytes of memory, or fails")
+    if report is None and _ran_out_of_memory(seen):
+        raise Refused(Status.too_large, f"compiling it takes more than {own.memory_bytes} bytes of memory")
+    if report is None and seen.exit_code in _CRASHES:
+        raise Refused(Status.bad_module, "the compiler crashed on it")
     if report is None:
         raise RuntimeFault(f"compiling a module failed: {_fault(seen)}", hint=_HINT)
     if report.status is not Status.ok:
@@ -174,7 +182,7 @@ def _judged(seen: Seen, call: Call) -> dict[str, Any]:
         return {"status": Status.timeout, "detail": f"killed after {limits.wall_seconds:g} s", **used}
     report = _read(seen)
     if report is None:
-        if seen.exit_code == -signal.SIGABRT and b"memory allocation of" in seen.stderr[-4_096:]:
+        if _ran_out_of_memory(seen):
             return {"status": Status.memory, "detail": "the engine had no memory to serve it with", **used}
         raise RuntimeFault(f"the engine failed: {_fault(seen)}", hint=_HINT)
     told = report.model_dump(exclude={"microseconds"})
@@ -192,10 +200,15 @@ def _read(seen: Seen) -> _Report | None:
         return None
 
 
+def _ran_out_of_memory(seen: Seen) -> bool:
+    """Whether the engine gave up for want of memory. A module can pretend that, by crashing: at its own cost."""
+    return seen.exit_code in _CRASHES and b"memory allocation of" in seen.stderr[-4_096:]
+
+
 def _fault(seen: Seen) -> str:
-    code = seen.exit_code
-    how = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code} and no report"
-    return how if code else f"{how}; it may have said why on its standard error"
+    code, words = seen.exit_code, " ".join(seen.stderr[-300:].decode(errors="replace").split())
+    how = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}, without a report"
+    return f"{how}; the last of its standard error: {printable(words)}" if words else how
 
 
 def _require_sound(environment: Any) -> None:
