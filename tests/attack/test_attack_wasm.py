@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from attack_wasm_world import (
 
 from millrace.limits import MIB
 from stages.execute.wasm import guest
-from stages.execute.wasm.interface import Call, Status, WasmExecution, WasmLimits
+from stages.execute.wasm.interface import Call, RuntimeFault, Status, WasmExecution, WasmLimits
 from stages.execute.wasm.runtime import Compilation, WasmtimeRuntime
 from stages.execute.wasm.sections import BadModule, Caps, Section, TooLarge, examine
 
@@ -314,8 +315,6 @@ def test_a_child_that_is_not_filtered_is_noticed(tmp_path: Path) -> None:
 
 
 def _facts_of_a_sleeping_child(runtime: WasmtimeRuntime) -> dict[str, list[str]]:
-    import threading
-
     cancel, module = threading.Event(), bytes(wasmtime.wat2wasm(SLEEP_FOR_EVER))
     runtime.execute(Call(module, limits=within(wall_seconds=0.1)))  # compiled
     caught: list[BaseException] = []
@@ -323,7 +322,7 @@ def _facts_of_a_sleeping_child(runtime: WasmtimeRuntime) -> dict[str, list[str]]
     def work() -> None:
         try:
             runtime.execute(Call(module, limits=within(wall_seconds=30)), cancel)
-        except Exception as error:
+        except RuntimeFault as error:
             caught.append(error)
 
     thread = threading.Thread(target=work)

@@ -1,0 +1,183 @@
+"""Ways to call a module: which one, where its input lies, and what is made of its answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from wasm_world import ECHO, EMPTY, ENVIRONMENT, SMALL, WHERE, function, opened, wasm, where
+
+from millrace.errors import Permanent
+from stages.execute.wasm.abi import detect_abi
+from stages.execute.wasm.interface import Abi, Call, Status, WasmExecution
+from stages.execute.wasm.runtime import WasmtimeRuntime
+from stages.execute.wasm.sections import examine
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: sealed files, pidfds, seccomp")
+
+PAGE = 65_536
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WasmtimeRuntime]:
+    found = opened(tmp_path_factory.mktemp("wasm"))
+    yield found
+    found.close()
+
+
+def run(runtime: WasmtimeRuntime, module: bytes, stdin: bytes = b"", **changed: object) -> WasmExecution:
+    return runtime.execute(Call(module, stdin, {}, SMALL.model_copy(update=changed)))
+
+
+def memory(pages: str) -> str:
+    return f'(memory (export "memory") {pages})'
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "abi"),
+    [
+        ('(module (func (export "_start")))', "wasm32-unknown-unknown", Abi.wasi_p1),
+        ('(module (func (export "execute")))', "wasm32-wasi", Abi.execute),
+        ('(module (func (export "_start")) (func (export "execute")))', "wasm32-wasip1", Abi.wasi_p1),
+        ('(module (func (export "_start")) (func (export "execute")))', "wasm32-unknown-unknown", Abi.execute),
+        ('(module (func (export "_start")) (func (export "execute")))', "", Abi.wasi_p1),
+        ("(module)", "wasm32-unknown-unknown", Abi.execute),
+        ("(module)", "", Abi.wasi_p1),
+        ("(component)", "wasm32-wasip1", Abi.wasi_p2),
+    ],
+)
+def test_a_modules_own_exports_decide_how_it_is_called(text: str, target: str, abi: Abi) -> None:
+    assert detect_abi(examine(wasm(text)), target) is abi
+
+
+def test_the_input_is_behind_what_the_guest_has(runtime: WasmtimeRuntime) -> None:
+    """The first worker of this network wrote it to 0: a null pointer, and where Rust has its stack."""
+    answer = run(runtime, function(WHERE, memory=memory("3")), b"A" * 5)
+    assert where(answer.output) == (3 * PAGE, 5, 65)
+    assert answer.peak_memory_bytes == 4 * PAGE
+
+
+def test_memory_grows_for_a_large_input(runtime: WasmtimeRuntime) -> None:
+    answer = run(runtime, function(WHERE), b"B" * (5 * PAGE + 1))
+    assert where(answer.output) == (PAGE, 5 * PAGE + 1, 66)
+    assert answer.peak_memory_bytes == 7 * PAGE
+
+
+def test_a_memory_that_begins_empty_grows_and_no_input_is_at_a_null_pointer(runtime: WasmtimeRuntime) -> None:
+    """AssemblyScript's smallest runtime: the first worker of this network failed at it."""
+    answer = run(runtime, function(WHERE, memory=memory("0")), b"C")
+    assert where(answer.output) == (16 * PAGE, 1, 67)
+
+
+def test_a_memory_that_cannot_grow_has_its_input_at_the_beginning(runtime: WasmtimeRuntime) -> None:
+    assert where(run(runtime, function(WHERE, memory=memory("1 1")), b"D").output) == (0, 1, 68)
+    full = run(runtime, function(WHERE, memory=memory("1 1")), b"D" * (PAGE + 1))
+    assert (full.status, full.trap) == (Status.memory, None)
+
+
+@pytest.mark.parametrize("name", ["alloc", "malloc", "__alloc"])
+def test_the_guests_own_allocator_is_asked(runtime: WasmtimeRuntime, name: str) -> None:
+    allocator = f'(func (export "{name}") (param i32) (result i32) (i32.const 4096))'
+    assert where(run(runtime, function(WHERE, more=allocator), b"E" * 9).output) == (4096, 9, 69)
+
+
+@pytest.mark.parametrize("gives", ["0", "65530", "-16"], ids=["nothing", "too little", "beyond 2 GiB"])
+def test_an_allocator_that_lies_writes_nothing_anywhere(runtime: WasmtimeRuntime, gives: str) -> None:
+    allocator = f'(func (export "malloc") (param i32) (result i32) (i32.const {gives}))'
+    assert run(runtime, function(WHERE, more=allocator), b"F" * 9).status is Status.memory
+
+
+def test_a_reactor_is_initialised_first(runtime: WasmtimeRuntime) -> None:
+    more = '(global $g (mut i32) (i32.const 1)) (func (export "_initialize") (global.set $g (i32.const 7)))'
+    body = "(i32.store (i32.const 8) (i32.const 1)) (i32.store8 (i32.const 12) (global.get $g)) (i32.const 8)"
+    assert run(runtime, function(body, more=more)).output == b"\x07"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ("(i32.const -5)", Status.guest_error, -5),
+        ("(i32.const 0x80000000)", Status.guest_error, -(2**31)),
+        ("(i32.const 65533)", Status.bad_result, None),
+        ("(i32.const 0x7fffffff)", Status.bad_result, None),
+        ("(i32.store (i32.const 0) (i32.const 65533)) (i32.const 0)", Status.bad_result, None),
+        ("(i32.store (i32.const 0) (i32.const -1)) (i32.const 0)", Status.bad_result, None),
+        ("(i32.store (i32.const 8) (i32.const 64001)) (i32.const 8)", Status.output_limit, None),
+    ],
+)
+def test_an_answer_that_is_none_is_called_what_it_is(
+    runtime: WasmtimeRuntime, body: str, status: Status, code: int | None
+) -> None:
+    """Lengths and pointers are compared unsigned: -1 is 4 GiB, not a length that passes."""
+    fixed = memory("1 1")
+    ended = run(runtime, function(body, memory=fixed), output_bytes=64_000)
+    assert (ended.status, ended.code, ended.output) == (status, code, b"")
+
+
+def test_an_answer_may_fill_memory_to_its_last_byte(runtime: WasmtimeRuntime) -> None:
+    body = "(i32.store (i32.const 0) (i32.const 65532)) (i32.const 0)"
+    assert len(run(runtime, function(body, memory=memory("1 1")), output_bytes=PAGE).output) == PAGE - 4
+
+
+def test_what_a_function_prints_is_not_its_answer(runtime: WasmtimeRuntime) -> None:
+    write = '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
+    module = wasm(f"""(module {write} (memory (export "memory") 1) (data (i32.const 64) "a word")
+        (func (export "execute") (param i32 i32) (result i32)
+          (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 6))
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (i32.store (i32.const 32) (i32.const 1)) (i32.const 32)))""")
+    ended = run(runtime, module)
+    assert (ended.status, ended.output, ended.stderr) == (Status.ok, b"\0", b"a word")
+
+
+def test_a_function_that_exits_has_no_answer(runtime: WasmtimeRuntime) -> None:
+    module = wasm("""(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func (export "execute") (param i32 i32) (result i32) (call $exit (i32.const 0)) (i32.const 0)))""")
+    assert run(runtime, module).status is Status.bad_result
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '(module (func (export "execute") (param i32 i32) (result i32) (i32.const 0)))',
+        '(module (memory (export "memory") 1) (func (export "execute") (param i32) (result i32) (i32.const 0)))',
+        '(module (memory (export "memory") 1) (global (export "execute") i32 (i32.const 0)))',
+        '(module (func (export "memory")) (func (export "execute") (param i32 i32) (result i32) (i32.const 0)))',
+    ],
+)
+def test_a_module_without_the_two_exports_is_not_called(runtime: WasmtimeRuntime, text: str) -> None:
+    assert run(runtime, wasm(text)).status is Status.missing_export
+
+
+@pytest.mark.parametrize("size", [0, 1, 60_000, 300_000])
+def test_a_command_reads_its_input_and_writes_its_output(runtime: WasmtimeRuntime, size: int) -> None:
+    given = bytes(number % 251 for number in range(size))
+    assert run(runtime, ECHO, given, output_bytes=300_000).output == given
+
+
+def test_a_command_that_does_nothing_has_an_empty_answer(runtime: WasmtimeRuntime) -> None:
+    ended = run(runtime, EMPTY)
+    assert (ended.status, ended.output, ended.succeeded) == (Status.ok, b"", True)
+
+
+def test_a_module_sees_the_variables_of_its_call_and_no_others(
+    runtime: WasmtimeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_SECRET", "of the worker")
+    call = Call(ENVIRONMENT, b"", {"NEAR_REQUEST_ID": "7", "NEAR_SENDER_ID": "näar.near"}, SMALL)
+    expected = "NEAR_REQUEST_ID=7\0NEAR_SENDER_ID=näar.near\0".encode()
+    assert runtime.execute(call).output == expected
+    assert run(runtime, ENVIRONMENT).output == b""
+
+
+@pytest.mark.parametrize("variable", [("A", "b\0c"), ("A=", "b"), ("", "b"), ("A", "\ud800")])
+def test_a_variable_that_cannot_be_one_is_refused(runtime: WasmtimeRuntime, variable: tuple[str, str]) -> None:
+    with pytest.raises(Permanent, match="variable"):
+        runtime.execute(Call(EMPTY, b"", dict([variable]), SMALL))
+
+
+def test_an_execution_survives_being_written_down(runtime: WasmtimeRuntime) -> None:
+    ended = run(runtime, ECHO, b"\xff\x00")
+    assert WasmExecution.model_validate_json(ended.model_dump_json()) == ended
