@@ -240,10 +240,10 @@ def test_nothing_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
 
 
 SYSTEM_PYTHON = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
-NEEDED = """
-    pydantic pydantic_core pydantic_settings dotenv annotated_types typing_inspection wasmtime pyseccomp.py
-    typing_extensions.py
-""".split()
+NEEDED = (
+    *("pydantic", "pydantic_core", "pydantic_settings", "dotenv", "annotated_types", "typing_inspection", "wasmtime"),
+    *("pyseccomp.py", "typing_extensions.py"),
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else; the others run as whoever you are")

@@ -92,6 +92,7 @@ def serve(channel: socket.socket, user: int | None, parent: int, filtering: byte
     tools.die_with(parent)
     if filtering is not None:
         tools.filter_system_calls(filtering)
+    prepared = {component: _Prepared(component, tools) for component in (False, True)}
     os.write(channel.fileno(), READY)
     message, files, *_ = socket.recv_fds(channel, 16, 6)
     channel.close()
@@ -105,9 +106,9 @@ def serve(channel: socket.socket, user: int | None, parent: int, filtering: byte
     os.dup2(stderr, 2)
     _limit(job, tools)
     if job["act"] == "compile":
-        told = _compile(job, _whole(module), stdout)
+        told = _compile(prepared[job["component"]].engine, job, _whole(module), stdout)
     else:
-        told = _Run(job, tools, stdout, stdin).report(_whole(module))
+        told = _Run(job, tools, stdout, stdin, prepared[job["abi"] == "wasi_p2"]).report(_whole(module))
     os.write(report, json.dumps(told).encode()[:MOST_REPORT_BYTES])
     # Threads of the engine may be anywhere; an orderly end of the interpreter could abort in one of them.
     os._exit(0)
@@ -147,11 +148,28 @@ def configured(component: bool) -> Any:
     return wasmtime.Engine(config)
 
 
-def _compile(job: dict[str, Any], module: bytes, stdout: int) -> dict[str, Any]:
+class _Prepared:
+    """An engine and a linker, made before the job comes: a few milliseconds that it does not wait for."""
+
+    def __init__(self, component: bool, tools: Any) -> None:
+        import wasmtime
+        import wasmtime.component
+
+        self.engine = configured(component)
+        self.linker: Any
+        if component:
+            self.linker = wasmtime.component.Linker(self.engine)
+            self.linker.add_wasip2()
+        else:
+            self.linker = wasmtime.Linker(self.engine)
+            self.linker.define_wasi()
+            tools.take_over_exit(self.linker)
+
+
+def _compile(engine: Any, job: dict[str, Any], module: bytes, stdout: int) -> dict[str, Any]:
     import wasmtime
     import wasmtime.component
 
-    engine = configured(job["component"])
     kind: Any = wasmtime.component.Component if job["component"] else wasmtime.Module
     try:
         made = memoryview(kind(engine, module).serialize())
@@ -166,8 +184,9 @@ def _compile(job: dict[str, Any], module: bytes, stdout: int) -> dict[str, Any]:
 class _Run:
     """One execution, on a thread with a stack of known size, while the first thread watches the clock."""
 
-    def __init__(self, job: dict[str, Any], tools: Any, stdout: int, stdin: int) -> None:
+    def __init__(self, job: dict[str, Any], tools: Any, stdout: int, stdin: int, prepared: _Prepared) -> None:
         self._job, self._tools = job, tools
+        self._engine, self._linker = prepared.engine, prepared.linker
         self._stdout, self._stdin = stdout, stdin
         self._ended = threading.Event()
         self._told: dict[str, Any] = {}
@@ -178,7 +197,6 @@ class _Run:
         """Run the machine code to its end, or to the end of its time."""
         import wasmtime
 
-        self._engine = configured(self._component)
         self._store = store = wasmtime.Store(self._engine)
         counts = _COMPONENT_LIMITS if self._component else _CORE_LIMITS
         store.set_limits(memory_size=self._job["memory_bytes"], table_elements=self._job["table_elements"], **counts)
@@ -258,10 +276,7 @@ class _Run:
 
         store = self._store
         module = wasmtime.Module.deserialize(self._engine, code)
-        linker = wasmtime.Linker(self._engine)
-        linker.define_wasi()
-        self._tools.take_over_exit(linker)
-        instance = linker.instantiate(store, module)
+        instance = self._linker.instantiate(store, module)
         self._began = True
         exports = instance.exports(store)
         memory = exports.get("memory")
@@ -282,12 +297,10 @@ class _Run:
 
         store = self._store
         made = component.Component.deserialize(self._engine, code)
-        linker = component.Linker(self._engine)
-        linker.add_wasip2()
         run = next((name for name in made.type.exports(self._engine) if name.startswith("wasi:cli/run@0.2.")), None)
         if run is None:
             raise Ended("missing_export", "the component does not export wasi:cli/run@0.2")
-        instance = linker.instantiate(store, made)
+        instance = self._linker.instantiate(store, made)
         self._began = True
         index = instance.get_export_index(store, run)
         index = instance.get_export_index(store, "run", index) if index is not None else None

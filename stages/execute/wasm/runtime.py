@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,10 +23,12 @@ from stages.execute.wasm.abi import detect_abi, objection
 from stages.execute.wasm.cache import ModuleCache, cache_key
 from stages.execute.wasm.interface import Abi, Call, Cancelled, RuntimeFault, Status, WasmExecution
 from stages.execute.wasm.nursery import Nursery
-from stages.execute.wasm.sections import BadModule, Caps, TooLarge, examine
+from stages.execute.wasm.sections import BadModule, Caps, Facts, TooLarge, examine
 from stages.execute.wasm.watch import Seen
 
 _HINT = "run it again; if that fails as well, `millrace doctor` finds out what is wrong"
+
+_KNOWN_MODULES = 128
 
 _CRASHES = frozenset(
     -number for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS)
@@ -74,6 +76,7 @@ class WasmtimeRuntime:
     caps: Caps
     compilation: Compilation
     patience_seconds: float = 300.0
+    _known: dict[str, Facts] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ class WasmtimeRuntime:
         digest = hashlib.sha256(call.module).hexdigest()
         known: dict[str, Any] = {"module_sha256": digest, "runtime": self.name, "limits": call.limits}
         try:
-            facts = examine(call.module, self.caps)
+            facts = self._facts(digest, call.module)
             known["abi"] = abi = detect_abi(facts, call.target)
             if (reason := objection(facts, abi)) is not None:
                 raise Refused(*reason)
@@ -114,6 +117,16 @@ class WasmtimeRuntime:
         """End the forker with its children, and let go of the modules in memory."""
         self.nursery.close()
         self.cache.close()
+
+    def _facts(self, digest: str, module: bytes) -> Facts:
+        """What the module says of itself, remembered: to read it is most of what a warm execution costs."""
+        if (found := self._known.get(digest)) is not None:
+            return found
+        facts = examine(module, self.caps)
+        if len(self._known) >= _KNOWN_MODULES:
+            self._known.clear()
+        self._known[digest] = facts
+        return facts
 
     def _compile(self, module: bytes, component: bool, cancel: threading.Event | None) -> bytes:
         own = self.compilation
