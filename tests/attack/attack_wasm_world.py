@@ -132,3 +132,39 @@ def component(in_realloc: Callable[[str], str] = lambda again: "") -> str:
       (func $run (result (result)) (canon lift (core func $main "run")))
       (instance $runs (export "run" (func $run)))
       (export "wasi:cli/run@0.2.0" (instance $runs)))"""
+
+
+_ERRORS = """
+    "unknown" "access-denied" "not-supported" "invalid-argument" "out-of-memory" "timeout" "concurrency-conflict"
+    "not-in-progress" "would-block" "invalid-state" "new-socket-limit" "address-not-bindable" "address-in-use"
+    "remote-unreachable" "connection-refused" "connection-reset" "connection-aborted" "datagram-too-large"
+    "name-unresolvable" "temporary-resolver-failure" "permanent-resolver-failure"
+"""
+
+SOCKET = f"""(component
+  (import "wasi:sockets/network@0.2.0" (instance $network
+    (type $e (enum {_ERRORS})) (export "error-code" (type (eq $e)))
+    (type $f (enum "ipv4" "ipv6")) (export "ip-address-family" (type (eq $f)))))
+  (alias export $network "error-code" (type $error))
+  (alias export $network "ip-address-family" (type $family))
+  (import "wasi:sockets/tcp@0.2.0" (instance $tcp (export "tcp-socket" (type (sub resource)))))
+  (alias export $tcp "tcp-socket" (type $socket))
+  (import "wasi:sockets/tcp-create-socket@0.2.0" (instance $create
+    (alias outer 1 $error (type $e0)) (export "error-code" (type $e (eq $e0)))
+    (alias outer 1 $family (type $f0)) (export "ip-address-family" (type $f (eq $f0)))
+    (alias outer 1 $socket (type $s0)) (export "tcp-socket" (type $s (eq $s0)))
+    (type $own (own $s)) (type $made (result $own (error $e)))
+    (export "create-tcp-socket" (func (param "address-family" $f) (result $made)))))
+  (core module $memory-module (memory (export "memory") 1))
+  (core instance $memory (instantiate $memory-module))
+  (core func $create-socket (canon lower (func $create "create-tcp-socket") (memory (core memory $memory "memory"))))
+  (core module $main-module
+    (import "m" "memory" (memory 1))
+    (import "m" "create" (func $create (param i32 i32)))
+    (func (export "run") (result i32) (call $create (i32.const 0) (i32.const 16)) (i32.load8_u (i32.const 16))))
+  (core instance $main (instantiate $main-module (with "m" (instance
+    (export "memory" (memory $memory "memory")) (export "create" (func $create-socket))))))
+  (func $run (result (result)) (canon lift (core func $main "run")))
+  (instance $runs (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $runs)))"""
+"""A component that succeeds if it is given a TCP socket."""

@@ -14,6 +14,7 @@ import pytest
 import wasmtime
 from attack_wasm_world import (
     SLEEP_FOR_EVER,
+    SOCKET,
     TIGHT,
     command,
     component,
@@ -228,7 +229,7 @@ def test_26_many_funcs_is_refused_before_anything_is_compiled(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("compilation", "word"),
-    [(Compilation(wall_seconds=0.5), "0.5 s"), (Compilation(memory_bytes=192 * MIB), "memory")],
+    [(Compilation(cpu_seconds=1), "1 s"), (Compilation(memory_bytes=192 * MIB), "memory")],
     ids=["time", "memory"],
 )
 def test_26_without_the_cap_a_compile_bomb_goes_off_in_a_child_that_is_limited(
@@ -293,6 +294,20 @@ def test_30_mutated_and_truncated_modules_never_crash_the_worker(runtime: Wasmti
         if number % 4 == 0:
             assert run(runtime, bytes(mutated), limits, b"input").status in set(Status)
     assert run(runtime, whole, stdin=b"input").output == b"input"
+
+
+def test_a_component_gets_no_socket(runtime: WasmtimeRuntime) -> None:
+    ended = run(runtime, SOCKET)
+    assert (ended.status, ended.code) == (Status.exit, 1)
+
+
+def test_the_engine_refuses_a_socket_by_itself_too(tmp_path: Path) -> None:
+    """Two lines, each of which holds without the other; test_wasm_children.py tries the filter alone."""
+    runtime = opened(tmp_path)
+    runtime.nursery._filter = None
+    ended = run(runtime, SOCKET)
+    assert (ended.status, ended.code) == (Status.exit, 1)
+    runtime.close()
 
 
 def test_a_child_at_work_has_no_right_left(runtime: WasmtimeRuntime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -201,6 +202,53 @@ def test_a_process_that_is_forked_shares_the_children_and_outlives_nothing(runti
     with open(reading, "rb") as pipe:  # noqa: PTH123
         assert pipe.read() == b"from the fork"
     assert runtime.execute(Call(ECHO, b"still here", limits=SMALL)).output == b"still here"
+
+
+FILTERED = textwrap.dedent("""
+    import json, os, resource, signal, socket, sys
+    from stages.execute.sandbox.wasi import engine
+    from stages.execute.sandbox.wasi.system_calls import engine_filter
+    ours, theirs = socket.socketpair()
+    socket.send_fds(ours, [b"job"], [0])
+    allowed, program = {}, engine_filter(awaiting=True)
+    if sys.argv[1] == "filtered":
+        engine.prctl(engine.NO_NEW_PRIVS, 1)
+        engine.filter_system_calls(program)
+    def attempt(name, work):
+        try:
+            work()
+            allowed[name] = True
+        except OSError:
+            allowed[name] = False
+    attempt("take a job", lambda: socket.recv_fds(theirs, 8, 1))
+    attempt("lower its own limits", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+    attempt("another's limits", lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE))
+    attempt("socket", socket.socket)
+    attempt("open", lambda: os.open("/dev/null", os.O_RDONLY))
+    attempt("hand files on", lambda: socket.send_fds(ours, [b"x"], [0]))
+    attempt("file in memory", lambda: os.memfd_create("x"))
+    attempt("signal", lambda: os.kill(os.getppid(), 0))
+    attempt("fork", lambda: os.fork() or os._exit(0))
+    attempt("listen", lambda: socket.create_server(("127.0.0.1", 0)).close())
+    os.write(1, json.dumps(allowed).encode())
+""")
+
+
+@pytest.mark.parametrize("how", ["filtered", "free"])
+def test_a_child_may_take_its_job_and_do_nothing_to_the_machine(how: str) -> None:
+    """`free` is the control: without the filter, all of it works."""
+    answer = subprocess.run(
+        [sys.executable, "-c", FILTERED, how],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    allowed = json.loads(answer.stdout)
+    assert allowed.pop("take a job"), answer.stderr
+    assert allowed.pop("lower its own limits")
+    assert set(allowed.values()) == {how == "free"}, allowed
+    assert len(allowed) == 8
 
 
 WORKER = textwrap.dedent("""

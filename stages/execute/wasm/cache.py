@@ -16,6 +16,7 @@ import os
 import platform
 import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,7 +45,7 @@ def cache_key(module_sha256: str, *, component: bool) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass
+@dataclass(eq=False)
 class ModuleCache:
     """Compiled modules in `folder`, at most about `most_bytes` of them; those used longest ago go first."""
 
@@ -54,7 +55,7 @@ class ModuleCache:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        os.register_at_fork(after_in_child=self._after_fork)
+        _every_cache.add(self)
 
     def descriptor(self, key: str, compile_module: Callable[[], bytes]) -> tuple[int, bool]:
         """A sealed file with the machine code called `key`, which the caller closes, and whether it was there before.
@@ -173,6 +174,17 @@ class ModuleCache:
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()  # whoever held it does not live here
+
+
+_every_cache: weakref.WeakSet[ModuleCache] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for cache in list(_every_cache):
+        cache._after_fork()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _sound(key: bytes) -> bytes:

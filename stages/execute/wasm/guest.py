@@ -125,6 +125,7 @@ def _whole(fd: int) -> bytes:
 
 def _limit(job: dict[str, Any], tools: Any) -> None:
     """Limits of the kernel behind those of the engine: they bind if the engine has none, as when it compiles."""
+    cpu = int(job["cpu_seconds"])
     tools.lower(
         {
             resource.RLIMIT_CORE: 0,
@@ -132,10 +133,12 @@ def _limit(job: dict[str, Any], tools: Any) -> None:
             resource.RLIMIT_NOFILE: 64,
             resource.RLIMIT_MEMLOCK: 0,
             resource.RLIMIT_MSGQUEUE: 0,
-            resource.RLIMIT_CPU: int(job["wall_seconds"]) + 10,
+            resource.RLIMIT_CPU: cpu + 5,
             resource.RLIMIT_DATA: job["process_bytes"],
         }
     )
+    # First the signal that tells CPU time from any other kill.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 5))
 
 
 def configured(component: bool) -> Any:

@@ -6,12 +6,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from millrace.errors import Transient
 from millrace.limits import MIB
+from millrace.text import printable
+
+_MOST_DETAIL = 500
 
 
 class Abi(StrEnum):
@@ -55,6 +58,11 @@ class WasmLimits(BaseModel):
     table_elements: int = Field(default=1_000_000, ge=0, description="Entries of each table")
 
 
+def _shown(text: str) -> str:
+    """Safe for a terminal, and no longer than a person reads: it may quote names that a stranger chose."""
+    return printable(text[:_MOST_DETAIL])[:_MOST_DETAIL]
+
+
 class WasmExecution(BaseModel):
     """What one execution came to. A module that traps or floods has been executed: that is the result.
 
@@ -69,10 +77,12 @@ class WasmExecution(BaseModel):
     stderr: bytes = b""
     code: int | None = Field(default=None, description="Exit status, or the negative number `execute` returned")
     trap: str | None = Field(default=None, description="wasmtime's name of the trap")
-    detail: str = Field(default="", description="How it ended, for a person")
+    detail: Annotated[str, AfterValidator(_shown)] = Field(default="", description="How it ended, for a person")
     abi: Abi | None = Field(default=None, description="How it was called; None if it never was")
     fuel: int | None = Field(default=None, description="Instructions used, in wasmtime's unit")
-    peak_memory_bytes: int | None = Field(default=None, description="Linear memory; of a component, resident memory")
+    peak_memory_bytes: int | None = Field(
+        default=None, description="Linear memory; of a component, and of what was killed, resident"
+    )
     milliseconds: float = Field(default=0.0, description="Wall-clock time of the execution, without compilation")
     compile_milliseconds: float | None = Field(default=None, description="None where the compiled module was cached")
     module_sha256: str = ""
