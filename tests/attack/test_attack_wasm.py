@@ -240,6 +240,9 @@ def test_26_without_the_cap_a_compile_bomb_goes_off_in_a_child_that_is_limited(
     ended = run(runtime, many_functions(200_000))
     assert ended.status is Status.too_large
     assert word in ended.detail
+    began = time.monotonic()
+    assert run(runtime, many_functions(200_000)).detail == ended.detail
+    assert time.monotonic() - began < 0.5, "the same bomb does not go off twice"
     assert run(runtime, command("")).status is Status.ok
     runtime.close()
 

@@ -181,3 +181,71 @@ def test_a_variable_that_cannot_be_one_is_refused(runtime: WasmtimeRuntime, vari
 def test_an_execution_survives_being_written_down(runtime: WasmtimeRuntime) -> None:
     ended = run(runtime, ECHO, b"\xff\x00")
     assert WasmExecution.model_validate_json(ended.model_dump_json()) == ended
+
+
+def component(body: str, *, run: str = "wasi:cli/run@0.2.3", memory: str = "", more: str = "") -> bytes:
+    """A component whose `run` does `body`, which leaves 0 for success and 1 for an error."""
+    return wasm(f"""(component {more}
+      (core module $module {memory} (func $run (export "run") (result i32) {body}))
+      (core instance $instance (instantiate $module))
+      (func $run (result (result)) (canon lift (core func $instance "run")))
+      (instance $runs (export "run" (func $run)))
+      (export "{run}" (instance $runs)))""")
+
+
+@pytest.mark.parametrize(
+    ("module", "status", "trap"),
+    [
+        (component("(i32.const 0)"), Status.ok, None),
+        (component("(i32.const 0)", run="wasi:cli/run@0.2.0"), Status.ok, None),
+        (component("(i32.const 1)"), Status.exit, None),
+        (component("(loop $l (br $l)) (i32.const 0)"), Status.out_of_fuel, "OUT_OF_FUEL"),
+        (component("unreachable"), Status.unreachable, "UNREACHABLE"),
+        (component("(call $run)"), Status.stack_overflow, "STACK_OVERFLOW"),
+        (component("(i32.load (i32.const -4))", memory="(memory 1)"), Status.trap, "MEMORY_OUT_OF_BOUNDS"),
+        (component("(i32.div_u (i32.const 1) (i32.const 0))"), Status.trap, "INTEGER_DIVISION_BY_ZERO"),
+        (component("(i32.const 0)", memory="(memory 257)"), Status.memory, None),
+        (component("(i32.const 0)", run="wasi:cli/run@0.3.0"), Status.missing_export, None),
+        (component("(i32.const 0)", run="other:cli/run@0.2.0"), Status.missing_export, None),
+        (component("(i32.const 0)", more='(import "near:rpc/api@1.0.0" (instance))'), Status.ok, None),
+        (
+            component("(i32.const 0)", more='(import "near:rpc/api@1.0.0" (instance (export "f" (func))))'),
+            Status.missing_import,
+            None,
+        ),
+        (component("(i32.const 2)"), Status.trap, "BAD_CALL_OF_HOST"),
+        (wasm("(component)"), Status.missing_export, None),
+    ],
+)
+def test_a_component_ends_as_a_module_would(
+    runtime: WasmtimeRuntime, module: bytes, status: Status, trap: str | None
+) -> None:
+    """A component's traps reach us as text only."""
+    ended = run(runtime, module)
+    assert (ended.status, ended.trap, ended.abi) == (status, trap, Abi.wasi_p2), ended
+
+
+def test_a_components_time_is_up(runtime: WasmtimeRuntime) -> None:
+    ended = run(runtime, component("(loop $l (br $l)) (i32.const 0)"), max_instructions=2**63 - 1, wall_seconds=0.2)
+    assert (ended.status, ended.trap) == (Status.timeout, None)
+
+
+def test_fuel_is_the_same_for_every_size_of_the_tank(runtime: WasmtimeRuntime) -> None:
+    """The engine looks at it where a loop or a function begins: a stretch of code in between is run to its end."""
+    rounds = (
+        "(local i32) (loop $l (br_if $l (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const 99))))"
+    )
+    module = wasm(f'(module (func (export "_start") {rounds}))')
+    used = {run(runtime, module, max_instructions=most).fuel for most in (10_000, 10**6, 2**63 - 1)}
+    (needed,) = used
+    assert needed is not None
+    assert 99 * 5 <= needed <= 99 * 10
+    assert run(runtime, module, max_instructions=needed).status is Status.ok
+    assert run(runtime, module, max_instructions=needed - 10).status is Status.out_of_fuel
+
+
+def test_a_name_that_a_stranger_chose_is_safe_to_print(runtime: WasmtimeRuntime) -> None:
+    ended = run(runtime, wasm('(module (import "\\1b[2J" "f" (func)) (func (export "_start")))'))
+    assert ended.status is Status.missing_import
+    assert "\x1b" not in ended.detail
+    assert "\\x1b[2J" in ended.detail

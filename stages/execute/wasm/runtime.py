@@ -46,7 +46,7 @@ class Compilation:
 
     cpu_seconds: int = 60
     wall_seconds: float = 300.0
-    memory_bytes: int = 1 << 30
+    memory_bytes: int = 2 << 30
     output_bytes: int = 256 * MIB
 
 
@@ -82,6 +82,8 @@ class WasmtimeRuntime:
     compilation: Compilation
     patience_seconds: float = 300.0
     _known: dict[str, Facts] = field(default_factory=dict, repr=False)
+    _refused: dict[str, tuple[Status, str]] = field(default_factory=dict, repr=False)
+    """Modules that took a compiler everything it may have, and would again."""
 
     @property
     def name(self) -> str:
@@ -105,7 +107,9 @@ class WasmtimeRuntime:
             began = time.monotonic()
             component = abi is Abi.wasi_p2
             key = cache_key(digest, component=component)
-            module, cached = self.cache.descriptor(key, lambda: self._compile(call.module, component, cancel))
+            if (refusal := self._refused.get(key)) is not None:
+                raise Refused(*refusal)
+            module, cached = self.cache.descriptor(key, lambda: self._compile(key, call.module, component, cancel))
             known["compile_milliseconds"] = None if cached else round((time.monotonic() - began) * 1000, 3)
         except BadModule as error:
             return WasmExecution(status=Status.bad_module, detail=str(error), **known)
@@ -133,7 +137,7 @@ class WasmtimeRuntime:
         self._known[digest] = facts
         return facts
 
-    def _compile(self, module: bytes, component: bool, cancel: threading.Event | None) -> bytes:
+    def _compile(self, key: str, module: bytes, component: bool, cancel: threading.Event | None) -> bytes:
         own = self.compilation
         task = {
             "act": "compile",
@@ -147,7 +151,13 @@ class WasmtimeRuntime:
                 seen = running.watch(own.wall_seconds, self.patience_seconds, cancel)
         finally:
             os.close(source)
-        return _compiled(seen, own)
+        try:
+            return _compiled(seen, own)
+        except Refused as refusal:
+            if len(self._refused) >= _KNOWN_MODULES:
+                self._refused.clear()
+            self._refused[key] = (refusal.status, refusal.detail)
+            raise
 
     def _run(self, call: Call, abi: Abi, module: int, cancel: threading.Event | None) -> dict[str, Any]:
         limits = call.limits
