@@ -35,7 +35,7 @@ import wasmtime
 from bench.report import print_report
 from bench.sandbox import interleaved
 from millrace.settings import Settings, load_settings
-from stages.execute.wasm import guest
+from stages.execute.wasm import configuration
 from stages.execute.wasm.interface import Call, Status, WasmLimits
 from stages.execute.wasm.opening import open_wasmtime
 from stages.execute.wasm.runtime import WasmtimeRuntime
@@ -145,7 +145,7 @@ def measure(settings: Settings, rounds: int) -> int:
 def bare(job: Job, target: str | None) -> Run:
     """The module in this process with our limits and nothing around it; `target` is the machine it is compiled for."""
     config = wasmtime.Config()
-    for name, value in guest.CORE.items():
+    for name, value in configuration.CORE.items():
         setattr(config, name, value)
     if target is not None:
         config.target = target

@@ -25,7 +25,7 @@ from attack_wasm_world import (
 )
 
 from millrace.limits import MIB
-from stages.execute.wasm import guest
+from stages.execute.wasm import configuration
 from stages.execute.wasm.interface import Call, RuntimeFault, Status, WasmExecution, WasmLimits
 from stages.execute.wasm.runtime import Compilation, WasmtimeRuntime
 from stages.execute.wasm.sections import BadModule, Caps, Section, TooLarge, examine
@@ -258,7 +258,7 @@ def test_26_what_only_looks_like_a_bomb_runs(runtime: WasmtimeRuntime, body: str
 
 
 def test_29_machine_code_is_no_module(runtime: WasmtimeRuntime) -> None:
-    engine = guest.configured(component=False)
+    engine = configuration.configured(component=False)
     code = bytes(wasmtime.Module(engine, command("")).serialize())
     ended = run(runtime, code)
     assert ended.status is Status.bad_module

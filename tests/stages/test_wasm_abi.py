@@ -88,6 +88,12 @@ def test_an_allocator_that_lies_writes_nothing_anywhere(runtime: WasmtimeRuntime
     assert run(runtime, function(WHERE, more=allocator), b"F" * 9).status is Status.memory
 
 
+@pytest.mark.parametrize("kind", ["(result f32) (f32.const nan)", "(result i64) (i64.const 8)", ""])
+def test_an_allocator_of_another_kind_is_not_asked(runtime: WasmtimeRuntime, kind: str) -> None:
+    ended = run(runtime, function(WHERE, more=f'(func (export "malloc") (param i32) {kind})'), b"G")
+    assert where(ended.output) == (PAGE, 1, 71)
+
+
 def test_a_reactor_is_initialised_first(runtime: WasmtimeRuntime) -> None:
     more = '(global $g (mut i32) (i32.const 1)) (func (export "_initialize") (global.set $g (i32.const 7)))'
     body = "(i32.store (i32.const 8) (i32.const 1)) (i32.store8 (i32.const 12) (global.get $g)) (i32.const 8)"
@@ -249,3 +255,9 @@ def test_a_name_that_a_stranger_chose_is_safe_to_print(runtime: WasmtimeRuntime)
     assert ended.status is Status.missing_import
     assert "\x1b" not in ended.detail
     assert "\\x1b[2J" in ended.detail
+
+
+def test_a_report_of_long_foreign_names_reaches_us_whole(runtime: WasmtimeRuntime) -> None:
+    """Written down as escapes it is twelve times as long: cut short, it would have been a fault of ours."""
+    module = f'(module (import "wasi_snapshot_preview1" "{chr(0x10348) * 900}" (func)) (func (export "_start")))'
+    assert run(runtime, wasm(module)).status is Status.missing_import

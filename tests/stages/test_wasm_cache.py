@@ -15,7 +15,7 @@ import pytest
 from wasm_world import ECHO, SMALL, opened
 
 from millrace.errors import Declined
-from stages.execute.wasm import guest
+from stages.execute.wasm import configuration
 from stages.execute.wasm.cache import ModuleCache, cache_key
 from stages.execute.wasm.interface import Call, Status
 
@@ -162,7 +162,7 @@ def test_what_a_child_gets_cannot_be_changed(folder: Path) -> None:
 
 def test_the_key_changes_with_all_that_machine_code_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {KEY, OTHER, cache_key("00" * 32, component=True)}
-    monkeypatch.setitem(guest.CORE, "consume_fuel", False)
+    monkeypatch.setitem(configuration.CORE, "consume_fuel", False)
     keys.add(cache_key("00" * 32, component=False))
     monkeypatch.undo()
     monkeypatch.setattr("stages.execute.wasm.cache.wasmtime_version", lambda: "51.0.0")

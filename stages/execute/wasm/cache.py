@@ -28,7 +28,7 @@ from millrace.limits import MIB
 from stages.execute.sandbox.owner import is_orphan, new_name
 from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.wasi.compiled import locked, private_folder, processor, wasmtime_version, write_whole
-from stages.execute.wasm import guest
+from stages.execute.wasm import configuration
 
 _MAC_BYTES = 32
 _KEY_FILE = "cache.key"
@@ -40,8 +40,8 @@ _IN_MEMORY_MODULES, _IN_MEMORY_BYTES = 16, 256 * MIB
 
 def cache_key(module_sha256: str, *, component: bool) -> str:
     """A string that changes with anything that a module's machine code depends on."""
-    configuration = guest.COMPONENT if component else guest.CORE
-    parts = [module_sha256, wasmtime_version(), configuration, platform.machine(), processor()]
+    settings = configuration.COMPONENT if component else configuration.CORE
+    parts = [module_sha256, wasmtime_version(), settings, platform.machine(), processor()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
 """The process that children are forked from: it has imported wasmtime, and nothing else has ever happened in it.
 
-Started by its path, in an empty environment, with two arguments: whose it is, and its settings as JSON. It imports
-nothing of ours but `guest.py` and the engine of the `wasi` back end, by their paths. It never sees a module: it forks
-children ahead of time, each of which waits behind its filter of system calls, and hands open files from the worker to
-one of them. It lives as long as anybody holds the other end of its control socket.
+Started by its path, in an empty environment, with two arguments: whose it is, and its settings as JSON. Of ours it
+imports nothing but `guest.py`, with what that needs, and the engine of the `wasi` back end, by its path. It never sees
+a module: it forks children ahead of time, each of which waits behind its filter of system calls, and hands open files
+from the worker to one of them. It lives as long as anybody holds the other end of its control socket.
 
 On the control socket, a message is one job, with seven open files: a socket to tell its owner how it goes, the task,
 the module, standard input, and where standard output, standard error and the report go. What the owner is told: the
@@ -36,12 +36,13 @@ _HIGHEST_DESCRIPTOR = 1 << 20
 def main() -> None:
     """Serve until nobody is left."""
     task = json.loads(sys.argv[2])
-    sys.path.append(task["site"])
-    tools, guest = _load("millrace_engine", task["engine"]), _load("millrace_guest", task["guest"])
+    sys.path += [task["site"], task["home"]]
+    tools = _load("millrace_engine", task["engine"])
     tools.prctl(tools.NO_NEW_PRIVS, 1)
     Path("/proc/self/oom_score_adj").write_text("800")
     # Children may import nothing more: they cannot open files.
     importlib.import_module("wasmtime.component")
+    guest = importlib.import_module("stages.execute.wasm.guest")
     filtering = os.read(task["filter"], 1 << 16) if task["filter"] is not None else None
     gc.collect()
     gc.freeze()

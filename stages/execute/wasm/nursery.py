@@ -10,6 +10,7 @@ import threading
 import weakref
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stages.execute.sandbox.owner import new_name
@@ -136,7 +137,7 @@ class _Forker:
                     "users": users,
                     "idle": min(pool.idle, pool.children),
                     "engine": engine.__file__,
-                    "guest": guest.__file__,
+                    "home": str(Path(guest.__file__).parents[3]),
                 }
                 self.process = subprocess.Popen(
                     script_command(forker.__file__, new_name(), task),
