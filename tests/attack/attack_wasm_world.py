@@ -168,3 +168,42 @@ SOCKET = f"""(component
   (instance $runs (export "run" (func $run)))
   (export "wasi:cli/run@0.2.0" (instance $runs)))"""
 """A component that succeeds if it is given a TCP socket."""
+
+_ENVIRONMENT = """
+  (import "wasi:cli/environment@0.2.0" (instance $source
+    (type $pair (tuple string string)) (type $pairs (list $pair))
+    (export "list" (func (result $pairs)))))
+"""
+_PREOPENS = """
+  (import "wasi:filesystem/types@0.2.0" (instance $types (export "descriptor" (type (sub resource)))))
+  (alias export $types "descriptor" (type $descriptor))
+  (import "wasi:filesystem/preopens@0.2.0" (instance $source
+    (alias outer 1 $descriptor (type $d0)) (export "descriptor" (type $d (eq $d0)))
+    (type $own (own $d)) (type $pair (tuple $own string)) (type $pairs (list $pair))
+    (export "list" (func (result $pairs)))))
+"""
+
+
+def _counting(source: str, name: str) -> str:
+    """A component that succeeds if the function `name` of `source` lists nothing."""
+    canonical = '(memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))'
+    return f"""(component {source.replace('"list"', f'"{name}"')}
+      (core module $libc-module
+        (memory (export "memory") 1) (global $top (mut i32) (i32.const 1024))
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+          (global.get $top) (global.set $top (i32.and (i32.const -8)
+            (i32.add (i32.const 15) (i32.add (global.get $top) (local.get 3)))))))
+      (core instance $libc (instantiate $libc-module))
+      (core func $list (canon lower (func $source "{name}") {canonical}))
+      (core module $main-module
+        (import "m" "memory" (memory 1)) (import "m" "list" (func $list (param i32)))
+        (func (export "run") (result i32) (call $list (i32.const 16)) (i32.ne (i32.const 0) (i32.load (i32.const 20)))))
+      (core instance $main (instantiate $main-module (with "m" (instance
+        (export "memory" (memory $libc "memory")) (export "list" (func $list))))))
+      (func $run (result (result)) (canon lift (core func $main "run")))
+      (instance $runs (export "run" (func $run)))
+      (export "wasi:cli/run@0.2.0" (instance $runs)))"""
+
+
+NO_VARIABLES = _counting(_ENVIRONMENT, "get-environment")
+NO_FOLDERS = _counting(_PREOPENS, "get-directories")

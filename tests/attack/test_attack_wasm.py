@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import wasmtime
 from attack_wasm_world import (
+    NO_FOLDERS,
+    NO_VARIABLES,
     SLEEP_FOR_EVER,
     SOCKET,
     TIGHT,
@@ -297,6 +299,19 @@ def test_30_mutated_and_truncated_modules_never_crash_the_worker(runtime: Wasmti
         if number % 4 == 0:
             assert run(runtime, bytes(mutated), limits, b"input").status in set(Status)
     assert run(runtime, whole, stdin=b"input").output == b"input"
+
+
+def test_28_a_component_gets_no_folder(runtime: WasmtimeRuntime) -> None:
+    assert run(runtime, NO_FOLDERS).status is Status.ok
+
+
+def test_a_component_gets_no_variables_but_those_of_its_call(
+    runtime: WasmtimeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_SECRET", "of the worker")
+    module = bytes(wasmtime.wat2wasm(NO_VARIABLES))
+    assert runtime.execute(Call(module, limits=TIGHT)).status is Status.ok
+    assert runtime.execute(Call(module, environment={"A": "b"}, limits=TIGHT)).status is Status.exit
 
 
 def test_a_component_gets_no_socket(runtime: WasmtimeRuntime) -> None:

@@ -187,6 +187,7 @@ def test_closing_ends_every_process_and_lets_nothing_begin(tmp_path: Path) -> No
         runtime.execute(Call(EMPTY, limits=SMALL))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_process_that_is_forked_shares_the_children_and_outlives_nothing(runtime: WasmtimeRuntime) -> None:
     """Flow runs are forked from a process that has imported everything: they find the children warm."""
     runtime.execute(Call(ECHO, b"", limits=SMALL))
