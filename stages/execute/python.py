@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -14,6 +13,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from millrace.limits import Limits, Usage
+from stages.execute.beside import beside_the_loop
 from stages.execute.sandbox.interface import Outcome, Sandbox, SandboxFault, Spec, Status
 
 Clock = Callable[[], float]
@@ -72,18 +72,9 @@ async def execute_python(
     what the store raises if it has no such content.
     """
     program = content.store.get(code_cid)
-    cancel = threading.Event()
-    run = asyncio.ensure_future(
-        asyncio.to_thread(run_python, program, limits, sandbox=sandbox, clock=clock, cancel=cancel)
+    return await beside_the_loop(
+        lambda cancel: run_python(program, limits, sandbox=sandbox, clock=clock, cancel=cancel)
     )
-    try:
-        return await asyncio.shield(run)
-    except asyncio.CancelledError:
-        cancel.set()
-        await asyncio.wait([run])
-        if not run.cancelled():
-            run.exception()  # taken note of: the run was stopped on purpose
-        raise
 
 
 def run_python(

@@ -32,19 +32,25 @@ class Slots:
 
         Raises OSError if all are in use, or if the lock folder is not root's alone.
         """
+        uid, fd = self.take()
+        try:
+            yield uid
+        finally:
+            # Closing is not enough: a child forked meanwhile holds a copy of the descriptor.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+    def take(self) -> tuple[int, int]:
+        """A uid, and the descriptor with which it is held until every copy of that is closed: a process can inherit it.
+
+        Raises OSError as `acquire` does.
+        """
         self._make_folder()
         for uid in range(self.first_uid, self.first_uid + self.count):
             fd = os.open(self.folder / f"{uid}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                if _locked(fd):
-                    try:
-                        yield uid
-                    finally:
-                        # Closing is not enough: a child forked meanwhile holds a copy of the descriptor.
-                        fcntl.flock(fd, fcntl.LOCK_UN)
-                    return
-            finally:
-                os.close(fd)
+            if _locked(fd):
+                return uid, fd
+            os.close(fd)
         raise OSError(f"all {self.count} sandbox slots are in use: raise MILLRACE_SANDBOX__SLOTS or run fewer at once")
 
     def _make_folder(self) -> None:

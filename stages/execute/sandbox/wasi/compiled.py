@@ -41,7 +41,7 @@ class CompiledModule:
     @property
     def key(self) -> str:
         """A string that changes with anything that machine code depends on."""
-        parts = [self.build.sha256, wasmtime_version(), engine.CONFIGURATION, platform.machine(), _processor()]
+        parts = [self.build.sha256, wasmtime_version(), engine.CONFIGURATION, platform.machine(), processor()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def descriptor(self) -> int:
@@ -62,7 +62,7 @@ class CompiledModule:
         private_folder(self.folder)
         if (found := self._intact()) is not None:
             return found
-        with _locked(self.folder / "lock"):
+        with locked(self.folder / "lock"):
             # Another process may have been first.
             if (found := self._intact()) is not None:
                 return found
@@ -93,8 +93,8 @@ class CompiledModule:
     def _make(self) -> bytes:
         content = _compile(self.build.read())
         record = {"sha256": hashlib.sha256(content).hexdigest(), "module": self.build.sha256}
-        _write(self._file, content)
-        _write(self._file.with_suffix(".json"), json.dumps(record).encode())
+        write_whole(self._file, content)
+        write_whole(self._file.with_suffix(".json"), json.dumps(record).encode())
         return content
 
 
@@ -103,9 +103,14 @@ _descriptors: dict[CompiledModule, int] = {}
 
 def engine_command(name: str, task: dict[str, object]) -> list[str]:
     """The command that starts the engine on `task`; `name` says in /proc whose it is."""
+    return script_command(engine.__file__, name, task)
+
+
+def script_command(script: str, name: str, task: dict[str, object]) -> list[str]:
+    """The command that starts `script`, a file of ours that imports nothing of ours, on `task`."""
     site = str(Path(_wasmtime_file()).parents[1])
     whole = {**task, "site": site, "parent": os.getpid()}
-    return [sys.executable, "-I", "-S", "-B", engine.__file__, name, json.dumps(whole)]
+    return [sys.executable, "-I", "-S", "-B", script, name, json.dumps(whole)]
 
 
 @cache
@@ -150,7 +155,8 @@ def _compile(module: bytes) -> bytes:
     return done.stdout
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` at `path` for us alone: whoever reads it sees the old file or the new one, never half of it."""
     fresh = path.with_name(f"{path.name}.{new_name()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(content)
@@ -160,7 +166,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process in this block, among those that name the same lock file."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -179,7 +186,7 @@ def _wasmtime_file() -> str:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
     """What this processor can do: machine code made on another may use what this one lacks."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))), "")

@@ -67,7 +67,7 @@ LATE_SECONDS = 1.0
 """How much later than the worker the engine itself ends a program, should the worker be stopped."""
 
 _SIGNAL_CODE = 128  # as a shell writes signals
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, NO_NEW_PRIVS = 1, 38
 _SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = ctypes.c_long(1), ctypes.c_long(1)
 
@@ -83,8 +83,8 @@ class Exit(Exception):
 def main() -> None:
     """Do the task: compile standard input to standard output, or run a program."""
     task = json.loads(sys.argv[2])
-    _die_with(task["parent"])
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)  # each thread has its own, and hands it down
+    die_with(task["parent"])
+    prctl(NO_NEW_PRIVS, 1)  # each thread has its own, and hands it down
     # The first to go when the machine runs out of memory; a worker's own protection is not inherited.
     Path("/proc/self/oom_score_adj").write_text("800")
     sys.path.append(task["site"])
@@ -132,7 +132,7 @@ def run(task: dict[str, Any]) -> None:
     store.set_wasi(_nothing_but_streams(task))
     linker = wasmtime.Linker(engine)
     linker.define_wasi()
-    _take_over_exit(linker)
+    take_over_exit(linker)
     with Path("/proc/self/status").open("rb", buffering=0) as status:
         _limit(task)
         _become(task)
@@ -209,7 +209,7 @@ def _nothing_but_streams(task: dict[str, Any]) -> Any:
     return wasi
 
 
-def _take_over_exit(linker: Any) -> None:
+def take_over_exit(linker: Any) -> None:
     """wasmtime's own proc_exit refuses codes from 126 on, without telling which it was."""
     import wasmtime
 
@@ -233,6 +233,11 @@ def _limit(task: dict[str, Any]) -> None:
         resource.RLIMIT_CPU: cpu,
         resource.RLIMIT_DATA: 2 * task["memory_bytes"] + HOST_BYTES,
     }
+    lower(limits)
+
+
+def lower(limits: dict[int, int]) -> None:
+    """Lower these limits of the kernel for good, each as far as asked and no further than it is already."""
     for kind, value in limits.items():
         _, most = resource.getrlimit(kind)
         bound = value if most == resource.RLIM_INFINITY else min(value, most)
@@ -245,12 +250,12 @@ def _become(task: dict[str, Any]) -> None:
         os.setgroups([])
         os.setresgid(task["user"], task["user"], task["user"])
         os.setresuid(task["user"], task["user"], task["user"])
-    _die_with(task["parent"])  # changing the user has undone it
+    die_with(task["parent"])  # changing the user has undone it
     if task["filter"] is not None:
-        _filter_system_calls(os.read(task["filter"], 1 << 16))
+        filter_system_calls(os.read(task["filter"], 1 << 16))
 
 
-def _filter_system_calls(program: bytes) -> None:
+def filter_system_calls(program: bytes) -> None:
     """From here on, for every thread: wasmtime has started some."""
 
     class Program(ctypes.Structure):
@@ -266,14 +271,15 @@ def _filter_system_calls(program: bytes) -> None:
         raise OSError(ctypes.get_errno(), "the filter of system calls was refused")
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Be killed when the worker's thread that started us ends."""
-    _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         raise RuntimeError("the worker is gone")
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """The system call of that name. Raises OSError if the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, (value, 0, 0, 0))) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}")

@@ -24,12 +24,12 @@ def open_wasi(settings: Settings) -> WasiSandbox:
     wanted = settings.sandbox
     return WasiSandbox(
         compiled=CompiledModule(find_build(settings), folder_of(settings)),
-        slots=Slots(wanted.first_uid, wanted.slots) if _may_become_others() else None,
+        slots=Slots(wanted.first_uid, wanted.slots) if may_become_others() else None,
         seccomp_program=_filter(),
     )
 
 
-def _may_become_others() -> bool:
+def may_become_others() -> bool:
     """A container's root often may not: its user id alone does not tell."""
     if os.geteuid() != 0:
         return False
