@@ -27,7 +27,8 @@ RUN_AS_THE_OWNER = "run millrace as the user who ran it first, or with a data fo
 _DATABASE = "prefect"
 _SUPERUSER = "cluster_owner"
 """Nobody can log in as it: over the socket, peer authentication wants an account of that name."""
-_SOCKET = ".s.PGSQL.5432"
+_PORT = "5432"
+_SOCKET = f".s.PGSQL.{_PORT}"
 _LONGEST_SOCKET_PATH_BYTES = 107
 _SETTINGS = {
     "listen_addresses": "",
@@ -121,7 +122,8 @@ class Cluster:
         await self._wait_for_a_killed_server()
         socket_folder = self._socket_folder()
         processes.afterwards.callback(shutil.rmtree, socket_folder, ignore_errors=True)
-        settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE), "unix_socket_directories": str(socket_folder)}
+        settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE), "port": _PORT}
+        settings["unix_socket_directories"] = str(socket_folder)
         with self._handed_over(self.folder) as (path, descriptors):
             server = processes.start(
                 "postgres",
@@ -145,7 +147,8 @@ class Cluster:
                 f"restore {self.folder}, or move it away to begin with an empty history; no chain or receipt needs it"
             )
             raise Permanent(f"Prefect's database does not start: {error.message}", hint=hint) from error
-        address = {"host": str(socket_folder)}
+        # Everything that a variable of the operator's (PGPORT, PGSSLMODE, …) would decide otherwise.
+        address = {"host": str(socket_folder), "port": _PORT, "ssl": "disable", "target_session_attrs": "any"}
         url = URL.create("postgresql+asyncpg", username=our_name(), database=_DATABASE, query=address)
         return url.render_as_string(hide_password=False)
 

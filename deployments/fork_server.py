@@ -24,11 +24,16 @@ async def start_fork_server() -> None:
     """Start the fork server; returns when it has imported everything. Permanent if it could not."""
     _FORK_SERVER.set_forkserver_preload(list(PRELOADED))
     first = _FORK_SERVER.Process(target=ensure_preloaded)
-    first.start()
+    cannot = Permanent("flow runs cannot be started warm: see the error above", hint="is Millrace installed whole?")
+    try:
+        first.start()
+    except (EOFError, OSError):
+        # The fork server ended while it imported: what it said is in the log.
+        raise cannot from None
     await anyio.wait_readable(first.sentinel)
     first.join()
     if first.exitcode:
-        raise Permanent("flow runs cannot be started warm: see the import error above", hint="is Millrace installed?")
+        raise cannot
 
 
 class FlowRunProcess:

@@ -46,6 +46,8 @@ def prefect_environment(data_dir: Path, port: int) -> dict[str, str]:
         "PREFECT_API_URL": api_url,
         # On any port but 4200 the UI cannot find the API by itself.
         "PREFECT_SERVER_UI_API_URL": api_url,
+        # Prefect's default lets every web page that the operator opens call the API: it could start anything here.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(data_dir / "results"),
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -6,7 +6,10 @@ each pinned by a test of the warm worker:
 
 - the control channel with its two variables: without it the engine takes a cancellation for a crash. That a flow run's
   process has connected to it says that its engine has begun;
-- `_submit_run` of the base class, which takes one flow run: it is called when it is the flow run's turn;
+- `_submit_run` of the base class, which takes one flow run: it is called when it is the flow run's turn; with what it
+  calls and keeps, `_propose_pending_state`, `_release_limit_slot` and `_submitting_flow_run_ids`;
+- `_get_scheduled_flow_runs` of the base class: of what is due, what runs here is left out; and `_last_polled_time`, by
+  which its health check tells that the worker looks;
 - `_propose_submitting_state` and `_give_worker_labels_to_flow_run` of the base class: what they tell the server need
   not be told before the process starts.
 """
@@ -21,6 +24,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,12 +41,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound, ObjectNotFound
 from prefect.runner._control_channel import ControlChannel
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Crashed, Scheduled
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field, PrivateAttr
 
@@ -59,6 +64,7 @@ _EVENTS_AGAIN_SECONDS = 10.0
 _ENDLESS = "endless"
 """Tag of flow runs that would keep a stopping worker waiting: they end at once and well when they get SIGTERM."""
 
+_PUT_BACK_SECONDS = 5.0
 _QUIET_POLL_SECONDS = 0.5
 _LONGEST_START_SECONDS = 5.0
 """A flow run that takes longer to begin than this no longer keeps others from starting."""
@@ -131,18 +137,27 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         self._waiting = 0
         """How many flow runs were taken and wait for their turn to start."""
         self._labelling: set[asyncio.Task[None]] = set()
+        self._proposed: set[UUID] = set()
+        """The flow runs of which the server was asked whether they may be `Pending`."""
+        self._pending: set[UUID] = set()
+        """The flow runs that are `Pending` by our word and have no process yet."""
+        self._worth_a_look = asyncio.Event()
+        self._one_look = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._closing = contextlib.AsyncExitStack()
 
     async def setup(self) -> None:
         """Import everything, then connect to the server: only then is the first flow run taken."""
+        for name in URL_NAMES:
+            # No flow run gets it, and one that lacked what was imported with it would have to start Python anew.
+            os.environ.pop(name, None)
         os.environ |= authorities(PREFECT_API_URL.value() or "", os.environ)
         await start_fork_server()
         await self._closing.enter_async_context(self._control)
         await super().setup()
         watching = asyncio.create_task(self._watch_cancellations())
         self._closing.callback(watching.cancel)
-        self._looking = asyncio.create_task(self._look_when_told())
+        self._looking = asyncio.create_task(self._keep_looking())
 
     async def teardown(self, *exc_info: Any) -> None:
         """Wait until what runs has ended, heeding cancellations meanwhile, then disconnect."""
@@ -169,6 +184,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             control = {"PREFECT__CONTROL_PORT": str(port), "PREFECT__CONTROL_TOKEN": token}
             process = FlowRunProcess(configuration.start_of(flow_run, Path(folder), control))
             self._running[flow_run.id] = process
+            self._pending.discard(flow_run.id)
             if _ENDLESS in flow_run.tags:
                 self._endless[flow_run.id] = process
                 kept.callback(self._endless.pop, flow_run.id)
@@ -192,11 +208,50 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             await self._starting.acquire()
         finally:
             self._waiting -= 1
+            self._worth_a_look.set()
         try:
             await super()._submit_run(flow_run)
+            if flow_run.id not in self._proposed:
+                self._release_limit_slot(flow_run.id)  # its deployment is gone, and Prefect's worker forgets the slot
             await self._has_begun(flow_run)
+        except httpx.HTTPError:
+            # Prefect's worker would end, with everything that it runs. The flow run is found again at the next look.
+            self.get_flow_run_logger(flow_run).exception("the flow run could not be taken")
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            self._release_limit_slot(flow_run.id)
+        except asyncio.CancelledError:
+            await self._put_back(flow_run)
+            raise
         finally:
+            self._proposed.discard(flow_run.id)
+            self._pending.discard(flow_run.id)
             self._starting.release()
+
+    async def _put_back(self, flow_run: FlowRun) -> None:
+        """The worker stops between taking this flow run and starting it: somebody else is to find it `Scheduled`."""
+        if flow_run.id not in self._pending:
+            return
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_PUT_BACK_SECONDS):
+            try:
+                await self.client.set_flow_run_state(flow_run.id, Scheduled(message="its worker stopped"), force=True)
+            except (httpx.HTTPError, ObjectNotFound):
+                self.get_flow_run_logger(flow_run).exception("cannot put the flow run back")
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        self._proposed.add(flow_run.id)
+        ours = await super()._propose_pending_state(flow_run)
+        if ours:
+            self._pending.add(flow_run.id)
+        return ours
+
+    def _release_limit_slot(self, flow_run_id: UUID) -> None:
+        super()._release_limit_slot(flow_run_id)
+        self._worth_a_look.set()
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        """What is due, less what runs here: somebody may put a flow run back whose process is alive."""
+        due = await super()._get_scheduled_flow_runs()
+        return [entry for entry in due if entry.flow_run.id not in self._running]
 
     async def _has_begun(self, flow_run: FlowRun) -> None:
         """Return once the flow run's engine has begun, or its process has ended, or others have waited long enough."""
@@ -231,25 +286,36 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Take what is due, as Prefect's workers do, unless some that were taken wait for their turn to start."""
-        if self._waiting:
-            return []
-        try:
-            return await super().get_and_submit_flow_runs()
-        except RuntimeError:
-            # Somebody put back a flow run that still runs here: the limiter refuses, and Prefect's worker would end.
-            _logger.exception("some flow runs were not taken; trying again at the next look")
-            return []
+        async with self._one_look:
+            if self._waiting:
+                self._last_polled_time = datetime.now(UTC)  # or it would be taken for one that hangs
+                return []
+            try:
+                return await super().get_and_submit_flow_runs()
+            except RuntimeError:
+                # A flow run that still has its slot was due again: the limiter refuses, and Prefect's worker would end.
+                _logger.exception("some flow runs were not taken; trying again at the next look")
+                return []
 
-    async def _look_when_told(self) -> None:
-        """Look for flow runs as soon as the server tells that one was scheduled: the next poll may be a while off.
+    async def _keep_looking(self) -> None:
+        """Look for flow runs as soon as there may be one to take: the next poll may be a while off."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._listen())
+            while True:
+                await self._worth_a_look.wait()
+                self._worth_a_look.clear()
+                try:
+                    await self.get_and_submit_flow_runs()
+                except Exception:
+                    _logger.debug("a look for flow runs failed; the next poll is another", exc_info=True)
 
-        Polling goes on beside it, so that an event that does not come costs that while and nothing else.
-        """
+    async def _listen(self) -> None:
+        """Hear from the server that a flow run was scheduled; an event that does not come costs the wait for a poll."""
         while True:
             try:
                 async with get_events_subscriber(self._scheduled_here()) as told:
                     async for _ in told:
-                        await self.get_and_submit_flow_runs()
+                        self._worth_a_look.set()
             except Exception:
                 _logger.debug("events are not to be had; flow runs are found by polling", exc_info=True)
             await asyncio.sleep(_EVENTS_AGAIN_SECONDS)

@@ -17,6 +17,8 @@ from enum import Enum
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 _GLANCE_SECONDS = 0.2
 """Longer than `holder_of` needs to look: it holds the lock for that moment."""
 
@@ -84,3 +86,21 @@ def holder_of(folder: Path, flow_run_id: str) -> Holder:
     except BlockingIOError:
         return Holder.alive
     return Holder.gone
+
+
+def end_holder(folder: Path, flow_run_id: str) -> bool:
+    """End the process that holds this lease, and what it started, by SIGKILL; whether there was one to end.
+
+    Nothing is done if the lease names another host, or a process that began after the lease was taken.
+    """
+    try:
+        held = json.loads((folder / f"{flow_run_id}.lease").read_text())
+        process = psutil.Process(held["pid"])
+        if held["host"] != socket.gethostname() or process.create_time() > held["since"]:
+            return False
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
+        return False
+    return True

@@ -29,7 +29,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
 
 from flows.attempts import attempt_key
-from flows.lease import Holder, holder_of
+from flows.lease import Holder, end_holder, holder_of
 from flows.life import job_life
 from flows.markdown import code
 from flows.networks import VALIDATOR, networks
@@ -43,6 +43,9 @@ _logger = logging.getLogger("flows.reconcile")
 
 _STARTING = timedelta(seconds=90)
 """How long a flow run may be Pending before its process must have taken its lease."""
+
+_CANCELLING = timedelta(seconds=60)
+"""How long a worker may take to end a flow run that is to be cancelled: its grace is half of it."""
 
 _PATIENCE_SECONDS = 60.0
 """How long to wait for another reconciliation of this machine."""
@@ -77,7 +80,12 @@ async def reconcile() -> State[Any]:
 
 async def _take_up(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
     abandoned = await _abandoned(client, settings)
-    done = [await _put_back(client, run, why) for run, why in abandoned if await _may_put_back(client, run)]
+    done = []
+    for run, why in abandoned:
+        if await _was_cancelled(client, run):
+            done.append(await _end(client, run, why, Cancelled(message=why)))
+        elif await _may_put_back(client, run):
+            done.append(await _put_back(client, run, why))
     done += await _end_dead(client, settings)
     return done + await _follow_submissions(client, outbox, settings)
 
@@ -125,14 +133,33 @@ async def _end_dead(client: PrefectClient, settings: Settings) -> list[str]:
             }
         )
     )
+    for run in runs:
+        if _cancelled_in_vain(run, datetime.now(UTC)) and end_holder(settings.data_dir / "leases", str(run.id)):
+            _logger.warning("flow run %s was to be cancelled and went on without a worker: ended", run.id)
     done = []
     for run, why in _without_process([run for run in runs if run.id not in jobs], settings):
-        await _end_tasks(client, run, why)
         cancelling = run.state is not None and run.state.type is StateType.CANCELLING
-        end: State[Any] = Cancelled(message=why) if cancelling else Crashed(message=why)
-        await client.set_flow_run_state(run.id, end, force=True)
-        done.append(f"{run.name}: {end.name}: {why}")
+        done.append(await _end(client, run, why, Cancelled(message=why) if cancelling else Crashed(message=why)))
     return done
+
+
+def _cancelled_in_vain(run: FlowRun, now: datetime) -> bool:
+    """Whether it should have been ended long ago: its worker, which would have, must be gone."""
+    state = run.state
+    return state is not None and state.type is StateType.CANCELLING and now - state.timestamp > _CANCELLING
+
+
+async def _end(client: PrefectClient, run: FlowRun, why: str, end: State[Any]) -> str:
+    """Give the flow run that last state; returns what was done, in words."""
+    await _end_tasks(client, run, why)
+    await client.set_flow_run_state(run.id, end, force=True)
+    return f"{run.name}: {end.name}: {why}"
+
+
+async def _was_cancelled(client: PrefectClient, run: FlowRun) -> bool:
+    """Whether a person cancelled it before it crashed: what somebody ends by hand then is not to be done again."""
+    before = [state for state in await client.read_flow_run_states(run.id) if state.type is not StateType.CRASHED]
+    return bool(before) and max(before, key=lambda state: state.timestamp).type is StateType.CANCELLING
 
 
 async def _may_put_back(client: PrefectClient, run: FlowRun) -> bool:

@@ -13,6 +13,8 @@ def test_prefects_worker_still_has_what_ours_replaces() -> None:
     for name, parameters in (
         ("_submit_run", ["self", "flow_run"]),
         ("_propose_submitting_state", ["self", "flow_run"]),
+        ("_propose_pending_state", ["self", "flow_run"]),
+        ("_get_scheduled_flow_runs", ["self"]),
         ("_give_worker_labels_to_flow_run", ["self", "flow_run_id"]),
     ):
         method = getattr(BaseWorker, name)
@@ -20,6 +22,12 @@ def test_prefects_worker_still_has_what_ours_replaces() -> None:
         assert list(inspect.signature(method).parameters) == parameters, name
     taking = inspect.getsource(BaseWorker._submit_scheduled_flow_runs)
     assert "self._submit_run" in taking, "each flow run that is taken goes through it"
+    assert "self._get_scheduled_flow_runs()" in inspect.getsource(BaseWorker.get_and_submit_flow_runs)
+    assert "self._last_polled_time" in inspect.getsource(BaseWorker.get_and_submit_flow_runs)
+    submitting = inspect.getsource(BaseWorker._submit_run)
+    for used in ("self._propose_pending_state(", "self._submitting_flow_run_ids.remove(", "self._release_limit_slot("):
+        assert used in submitting, used
+    assert list(inspect.signature(BaseWorker._release_limit_slot).parameters) == ["self", "flow_run_id"]
 
 
 async def test_the_control_channel_still_tells_that_a_process_has_connected() -> None:

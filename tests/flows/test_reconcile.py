@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -126,6 +129,51 @@ async def test_a_cancellation_whose_process_died_first_comes_to_its_end(machine:
     machine.signed("cancelling")
     await machine.reconcile()
     assert (await machine.state(run_id)).name == "AwaitingRetry"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flows.lease import hold_lease
+with hold_lease(Path(sys.argv[1]), sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+async def test_a_cancelled_run_that_goes_on_without_its_worker_is_ended(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker, which would have ended it, was killed."""
+    run_id = await machine.job_run("orphan", Running())
+    await machine.client.update_flow_run(run_id, infrastructure_pid="4711")  # without, Prefect ends it by itself
+    await machine.client.set_flow_run_state(run_id, Cancelling())
+    command = [sys.executable, "-c", HOLD, str(machine.folder / "leases"), str(run_id)]
+    orphan = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        assert orphan.stdout is not None
+        assert await orphan.stdout.readline() == b"held\n"
+        await machine.reconcile()
+        assert orphan.returncode is None, "a worker gets the time that it takes"
+        assert (await machine.state(run_id)).name == "Cancelling"
+        monkeypatch.setattr(reconcile_module, "_CANCELLING", timedelta(0))
+        await machine.reconcile()
+        assert await asyncio.wait_for(orphan.wait(), 10) == -signal.SIGKILL
+    finally:
+        if orphan.returncode is None:
+            orphan.kill()
+            await orphan.wait()
+    await machine.reconcile()
+    assert (await machine.state(run_id)).name == "Cancelled"
+
+
+async def test_a_run_that_was_cancelled_and_then_killed_by_hand_is_not_done_again(machine: Machine) -> None:
+    run_id = await machine.job_run("unwanted", Running())
+    await machine.client.update_flow_run(run_id, infrastructure_pid="4711")
+    await machine.client.set_flow_run_state(run_id, Cancelling())
+    await machine.client.set_flow_run_state(run_id, Crashed(), force=True)
+    await machine.reconcile()
+    assert (await machine.state(run_id)).name == "Cancelled"
 
 
 async def test_a_run_that_crashes_before_its_first_line_is_not_put_back_for_ever(machine: Machine) -> None:
