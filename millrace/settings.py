@@ -180,6 +180,8 @@ PUBLIC_NAMES: dict[str, tuple[str, str]] = {
     "worker_keypair_path": ("cloudmesh", "keypair_path"),
     "vite_pinata_jwt": ("ipfs", "pinata_jwt"),
     "pinata_jwt": ("ipfs", "pinata_jwt"),
+    # ComputeChain's own command line's.
+    "cpc_node": ("computechain", "rpc_urls"),
 }
 
 
