@@ -1,0 +1,91 @@
+"""What becomes of a flow run, of its slot and of the worker when the server fails in the middle of taking it.
+
+The moment is too short to be hit from outside: the base class runs for real, with a client that fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Scheduled
+
+from deployments.worker import WarmWorker
+
+
+class FailingClient:
+    """Answers the question for a deployment with an error, and notes what is told about flow runs."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.told: list[tuple[UUID, str]] = []
+
+    async def read_deployment(self, deployment_id: UUID) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def set_flow_run_state(self, flow_run_id: UUID, state: Any, **_: Any) -> None:
+        self.told.append((flow_run_id, str(state.type.value)))
+
+
+def taken(worker: WarmWorker, client: FailingClient) -> FlowRun:
+    """A flow run that the worker has given a slot, as it does before it begins to take it."""
+    run = FlowRun(flow_id=uuid4(), deployment_id=uuid4(), state=Scheduled(), name="taken")
+    worker._client = client  # type: ignore[assignment]
+    # Prefect's own asks a server.
+    worker.get_flow_run_logger = lambda flow_run: logging.getLogger("taking")  # type: ignore
+    worker._limiter = anyio.CapacityLimiter(1)
+    worker._limiter.acquire_on_behalf_of_nowait(run.id)
+    worker._submitting_flow_run_ids.add(run.id)
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError("away"),
+        httpx.HTTPStatusError("500", request=httpx.Request("GET", "http://server"), response=httpx.Response(500)),
+        ObjectNotFound(Exception("deleted")),
+    ],
+    ids=["away", "500", "deleted"],
+)
+async def test_neither_the_worker_nor_a_slot_is_lost(error: Exception) -> None:
+    worker = WarmWorker("pool", limit=1)
+    client = FailingClient(error)
+    run = taken(worker, client)
+    ended_well = False
+    async with anyio.create_task_group() as others:
+        worker._runs_task_group = others
+        others.start_soon(worker._submit_run, run)
+        await anyio.lowlevel.checkpoint()
+        ended_well = True
+    assert ended_well
+    assert worker.limiter.borrowed_tokens == 0
+    assert run.id not in worker._submitting_flow_run_ids
+    assert not worker._starting.locked()
+
+
+async def test_a_flow_run_taken_and_not_started_when_the_worker_stops_is_scheduled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stayed `Pending`, and nobody looked for it."""
+    worker = WarmWorker("pool", limit=1)
+    client = FailingClient(None)
+    run = taken(worker, client)
+
+    async def stops_meanwhile(flow_run: FlowRun) -> None:
+        worker._pending.add(flow_run.id)
+        stopping.cancel()
+        await anyio.sleep(60)
+
+    monkeypatch.setattr("prefect.workers.base.BaseWorker._submit_run", lambda self, run: stops_meanwhile(run))
+    with anyio.CancelScope() as stopping:
+        await worker._submit_run(run)
+    assert client.told == [(run.id, "SCHEDULED")]
