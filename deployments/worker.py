@@ -233,7 +233,10 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             return
         with anyio.CancelScope(shield=True), anyio.move_on_after(_PUT_BACK_SECONDS):
             try:
-                await self.client.set_flow_run_state(flow_run.id, Scheduled(message="its worker stopped"), force=True)
+                state = (await self.client.read_flow_run(flow_run.id)).state
+                if state is not None and state.is_pending():  # nobody cancelled it meanwhile
+                    again: State[Any] = Scheduled(message="its worker stopped")
+                    await self.client.set_flow_run_state(flow_run.id, again, force=True)
             except (httpx.HTTPError, ObjectNotFound):
                 self.get_flow_run_logger(flow_run).exception("cannot put the flow run back")
 

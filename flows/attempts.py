@@ -34,6 +34,17 @@ def next_attempt(runs: Mapping[int, FlowRun], *, now: datetime, most: int, coold
     return last + 1 if state.type is StateType.FAILED and last < most else None
 
 
+def is_given_up(runs: Mapping[int, FlowRun], *, most: int) -> bool:
+    """Whether none of the flow runs so far goes on, and no further one will follow.
+
+    A crashed one does not count: it is put back to work.
+    """
+    state = runs[max(runs)].state if runs else None
+    if state is None or not state.is_final() or state.type is StateType.CRASHED or _declined_for_now(runs[max(runs)]):
+        return False
+    return state.type is not StateType.FAILED or max(runs) >= most
+
+
 def _declined_for_now(run: FlowRun) -> bool:
     if run.state is None or run.state.type is not StateType.CANCELLED or run.state.name != "Declined":
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Self
@@ -21,10 +21,11 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
 
-from flows.attempts import attempt_key, next_attempt
+from flows.attempts import attempt_key, is_given_up, next_attempt
 from flows.networks import JobSource
 from millrace.job import Job
 from millrace.settings import Settings
+from millrace.text import printable
 
 _UNFINISHED = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 _KEYS_A_QUERY = 150
@@ -42,6 +43,8 @@ class Dispatcher:
         self._settings = settings
         self._deployment_id: UUID = deployment.id
         self._work_pool_name: str | None = deployment.work_pool_name
+        self.given_up: list[tuple[Job, str]] = []
+        """Of the last `start`: jobs whose flow runs have ended and that get no further one, with its last state."""
 
     @classmethod
     async def create(cls, client: PrefectClient, served: JobSource, settings: Settings) -> Self:
@@ -53,6 +56,7 @@ class Dispatcher:
 
         `begun` is told which of the jobs have a flow run now.
         """
+        self.given_up = []
         room = await self._room() if pending else 0
         started = 0
         batch_size = max(1, _KEYS_A_QUERY // self._settings.max_attempts)
@@ -62,6 +66,8 @@ class Dispatcher:
             runs = await self._runs_of(batch)
             for job in batch:
                 had = runs.get(job.key, {})
+                if is_given_up(had, most=self._settings.max_attempts):
+                    self.given_up.append((job, _last_word(had)))
                 attempt = next_attempt(
                     had,
                     now=datetime.now(UTC),
@@ -115,6 +121,11 @@ class Dispatcher:
         message = "declined for a reason that may have passed"
         await self._client.set_flow_run_state(declined.id, Scheduled(message=message), force=True)
         self.logger.info("job %s: flow run %s is repeated, it was %s", job.key, declined.id, message)
+
+
+def _last_word(runs: Mapping[int, FlowRun]) -> str:
+    state = runs[max(runs)].state
+    return printable(f"{state.name}: {state.message or ''}" if state is not None else "", 500)
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:

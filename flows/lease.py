@@ -91,16 +91,30 @@ def holder_of(folder: Path, flow_run_id: str) -> Holder:
 def end_holder(folder: Path, flow_run_id: str) -> bool:
     """End the process that holds this lease, and what it started, by SIGKILL; whether there was one to end.
 
-    Nothing is done if the lease names another host, or a process that began after the lease was taken.
+    The process that the lease names is believed to be its holder only if it has the file open: pids are used again,
+    and another container may have the same host name and folder.
     """
+    path = folder / f"{flow_run_id}.lease"
+    if holder_of(folder, flow_run_id) is not Holder.alive:
+        return False
     try:
-        held = json.loads((folder / f"{flow_run_id}.lease").read_text())
+        held = json.loads(path.read_text())
         process = psutil.Process(held["pid"])
-        if held["host"] != socket.gethostname() or process.create_time() > held["since"]:
+        if held["host"] != socket.gethostname() or not _has_open(process.pid, path):
             return False
         for each in [*process.children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
-    except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
+    except (OSError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
         return False
     return True
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether that process has this very file open. OSError or FileNotFoundError if it cannot be told."""
+    wanted = path.stat()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+    return False

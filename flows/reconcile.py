@@ -202,7 +202,7 @@ async def _follow_submission(client: PrefectClient, submission: SignedSubmission
         return f"{submission.job_key}: no network called {submission.network} is installed, left alone"
     served, job_id = networks()[submission.network], submission.job_key.rsplit("/", 1)[-1]
     keys = [attempt_key(submission.job_key, n) for n in range(settings.max_attempts + 1)]
-    about_it = await _runs_about(client, job_id, keys)
+    about_it = await _runs_about(client, served.deployment.partition("/")[0], job_id, keys)
     if any(run.state is not None and not run.state.is_final() for run in about_it):
         return ""  # somebody is at it, or will be when its turn comes
     if not about_it:
@@ -218,13 +218,19 @@ async def _follow_submission(client: PrefectClient, submission: SignedSubmission
     return await _put_back(client, about_it[0], "its submission has no final answer")
 
 
-async def _runs_about(client: PrefectClient, job_id: str, keys: list[str]) -> list[FlowRun]:
-    """The flow runs of this job, newest first: those with its keys, and those that began, for they have its name."""
+async def _runs_about(client: PrefectClient, flow_name: str, job_id: str, keys: list[str]) -> list[FlowRun]:
+    """The flow runs of this job, newest first: those with its keys, and those that began, for they have its name.
+
+    Only the network's own flow counts: another network's job may be called the same, by chance or on purpose.
+    """
+    of_network = FlowFilter(name=FlowFilterName(any_=[flow_name]))
     filters = (
         FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)),
         FlowRunFilter(name=FlowRunFilterName(any_=[job_id])),
     )
-    found = [run for wanted in filters for run in await client.read_flow_runs(flow_run_filter=wanted)]
+    found = [
+        run for wanted in filters for run in await client.read_flow_runs(flow_filter=of_network, flow_run_filter=wanted)
+    ]
     return sorted(
         {run.id: run for run in found}.values(),
         key=lambda run: run.expected_start_time or datetime.min.replace(tzinfo=UTC),

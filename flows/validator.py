@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import httpx
@@ -22,7 +23,8 @@ from flows.workbench import Workbench
 from millrace.errors import Declined, MillraceError, Permanent
 from millrace.redaction import redact
 from millrace.settings import Settings, load_settings
-from protocols.validator.messages import FAILED, JobRefused
+from protocols.validator.messages import FAILED, MALFORMED, JobRefused
+from stages.admit import MalformedPayload
 from stages.discover.validator import Inbox
 from stages.discover.validator_conversation import Conversation
 from stages.discover.validator_opening import open_conversation
@@ -40,7 +42,7 @@ async def poc_job(job_id: str) -> State[Any]:
 
     Ends `Answered` with a receipt, `Declined` with the reason, or `Failed` with what a person can do about it.
     """
-    async with job_life() as life:
+    async with job_life() as life, _at_work(life, job_id):
         try:
             admitted = await admit_poc(f"validator/{job_id}", job_id)
             job, task = admitted.job, admitted.task
@@ -52,8 +54,15 @@ async def poc_job(job_id: str) -> State[Any]:
             await _refuse(life, job_id, error.reason.value, error)
             return await closed(error)
         except Permanent as error:
-            await _refuse(life, job_id, FAILED, error)
+            await _refuse(life, job_id, MALFORMED if isinstance(error, MalformedPayload) else FAILED, error)
             raise
+
+
+@asynccontextmanager
+async def _at_work(life: Workbench, job_id: str) -> AsyncIterator[None]:
+    """Nobody gives the job up inside."""
+    with (await life.tool("inbox")).at_work(job_id):
+        yield
 
 
 async def _refuse(life: Workbench, job_id: str, reason: str, error: MillraceError) -> None:
@@ -63,7 +72,7 @@ async def _refuse(life: Workbench, job_id: str, reason: str, error: MillraceErro
     if job is None:
         return
     refusal = {"job_id": job_id, "worker_address": job.worker_address, "reason": reason}
-    answers.put(JobRefused.model_validate({**refusal, "message": redact(error.message)}))
+    answers.put(JobRefused.model_validate({**refusal, "message": redact(error.message)}), job.payload)
     inbox.close(job_id)
 
 
@@ -91,9 +100,14 @@ async def validator(run_seconds: float = 86_400.0) -> State[Any]:
 async def _start_jobs(conversation: Conversation, dispatcher: Dispatcher, inbox: Inbox, settings: Settings) -> NoReturn:
     """See to it that each job in the inbox has a flow run, as many at once as there is room for."""
     while True:
-        conversation.refuse_overdue(settings.validator.job_seconds)
+        await asyncio.to_thread(conversation.refuse_overdue, settings.validator.job_seconds)
+        jobs = [received.job for received in await asyncio.to_thread(inbox.open)]
         try:
-            await dispatcher.start([received.job for received in inbox.open()])
+            await dispatcher.start(jobs)
+            given_up = {job.job_id: why for job, why in dispatcher.given_up}
+            for job in jobs:
+                if job.job_id in given_up:
+                    await asyncio.to_thread(conversation.give_up, job, given_up[job.job_id])
         except (httpx.HTTPError, PrefectException) as error:
             _logger.warning("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
         await asyncio.sleep(_LOOK_SECONDS)

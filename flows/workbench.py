@@ -17,6 +17,7 @@ from millrace.redaction import redact_error, register_secrets_of
 from millrace.settings import Settings, load_settings
 from protocols.ipfs.content import open_content
 from stages.discover.validator import Inbox
+from stages.discover.validator_opening import folder_of
 from stages.execute.sandbox import open_sandbox
 from stages.submit.follow import Pace
 from stages.submit.outbox import Outbox
@@ -65,8 +66,8 @@ _TOOLS: dict[str, Callable[[Workbench], Any]] = {
     "content": Workbench.open_content,
     "sandbox": lambda bench: open_sandbox(bench.settings),
     "outbox": lambda bench: Outbox(bench.settings.data_dir / "outbox"),
-    "inbox": lambda bench: Inbox(bench.settings.data_dir / "validator" / "inbox"),
-    "answers": lambda bench: Answers(bench.settings.data_dir / "validator" / "answers", time.time),
+    "inbox": lambda bench: Inbox(folder_of(bench.settings) / "inbox"),
+    "answers": lambda bench: Answers(folder_of(bench.settings) / "answers", time.time),
     "receipts": lambda bench: ReceiptLog(bench.settings.data_dir / "receipts"),
     "clock": lambda bench: time.time,
     "pace": lambda bench: Pace(

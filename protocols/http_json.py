@@ -75,9 +75,18 @@ class JsonServer:
         """Close its connections."""
         await self._http.aclose()
 
-    async def ask(self, method: str, path: str, body: Any = None, *, timeout_seconds: float | None = None) -> Answer:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        timeout_seconds: float | None = None,
+        status_only: bool = False,
+    ) -> Answer:
         """The answer to one call, whatever its status below 500, within `timeout_seconds` if they are not the usual.
 
+        With `status_only` what the server says beside the status is not read.
         Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
         JSON, or too much, or Redirected. After a Transient it may have taken what it was given.
         """
@@ -93,7 +102,7 @@ class JsonServer:
                 if response.is_redirect:
                     told = f"{self.label} answers with the status {response.status_code}, which is not followed"
                     raise Redirected(told, location=response.headers.get("Location", ""), hint=self._hint)
-                if response.status_code in _WITHOUT_JSON:
+                if status_only or response.status_code in _WITHOUT_JSON:
                     return Answer(response.status_code, None)
                 return Answer(response.status_code, parsed(await self._content(response), self.label, self._hint))
         except TimeoutError:

@@ -43,6 +43,10 @@ async def admit_challenge(job_id: str, *, network: Network[Any], outbox: Outbox,
     return await _admit(job_id, network, outbox, lambda job: ensure_solvable(job.size, job.algorithm, compute.device))
 
 
+class MalformedPayload(Permanent):
+    """What a validator wants done is of a kind that we know, and makes no sense."""
+
+
 class AdmittedPocJob(BaseModel):
     """A validator's job, and its payload as the task that it is."""
 
@@ -60,8 +64,8 @@ class AdmittedPocJob(BaseModel):
 async def admit_poc_job(job_id: str, *, inbox: Inbox, answers: Answers, settings: Settings) -> AdmittedPocJob:
     """Decide about a job that a PoC validator pushed, by the validator's own id of it.
 
-    Raises Permanent if there is none, or if its payload is malformed; Declined with the reason if it was answered, is
-    of a kind that is not known here, is too big, or the device for it is missing.
+    Raises Permanent if there is none, MalformedPayload if it makes no sense; Declined with the reason if it was
+    answered, is of a kind that is not known here, is too big, or the device for it is missing.
     """
     job = inbox.find(job_id)
     if job is None:
@@ -82,7 +86,9 @@ async def admit_poc_job(job_id: str, *, inbox: Inbox, answers: Answers, settings
         task = MatmulTask.model_validate(job.payload)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise Permanent(f"the payload is no {PORTABLE}: {told}", hint="block_hash: 64 hex digits; n: a side") from None
+        raise MalformedPayload(
+            f"the payload is no {PORTABLE}: {told}", hint="block_hash: 64 hex digits; n: a side"
+        ) from None
     if task.n > settings.validator.largest_size:
         raise Declined(
             f"n = {task.n} is more than {settings.validator.largest_size}",

@@ -7,7 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from millrace.errors import Permanent
+import httpx
+
+from millrace.errors import Permanent, Transient
 from protocols.validator.messages import Incoming
 
 WEBSOCKET_SCHEMES = ("ws", "wss")
@@ -24,7 +26,7 @@ class ValidatorLink(Protocol):
     async def deliver(self, message: str) -> None:
         """Return once the validator has the message, as far as its protocol lets us know.
 
-        Raises Undeliverable if it says that it will never take this one.
+        Raises Undeliverable if it says that it will never take this one, NotNow if it does not take it yet.
         """
         ...
 
@@ -37,6 +39,10 @@ class Undeliverable(Permanent):
     """The validator has seen a message and refuses it for good."""
 
 
+class NotNow(Transient):
+    """The validator does not take this message yet; others may fare better over the same link."""
+
+
 def validator_label(url: str) -> str:
     """Host and port of the validator's address, which may be printed and names it; a key may travel in the rest.
 
@@ -45,7 +51,8 @@ def validator_label(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError:
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
         host = port = None
         parts = urlsplit("")
     if not host or parts.scheme not in (*WEBSOCKET_SCHEMES, *HTTP_SCHEMES):

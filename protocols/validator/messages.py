@@ -19,6 +19,11 @@ from millrace.text import printable
 MOST_BYTES = 1 << 20
 """Of one message in either direction; jobs are some hundred bytes."""
 
+MOST_PAYLOAD_BYTES = 65_536
+DEEPEST_PAYLOAD = 32
+MOST_MESSAGES = 1_000
+"""In one frame."""
+
 MALFORMED = "malformed"
 FAILED = "failed"
 BUSY = "busy"
@@ -89,27 +94,54 @@ def incoming(raw: str | bytes) -> list[Incoming]:
         document = json.loads(raw)
     except (ValueError, RecursionError):
         return [Unknown(told=f"no JSON: {_shown(raw)}")]
-    return [_message(each, raw) for each in (document if isinstance(document, list) else [document])]
+    documents = document if isinstance(document, list) else [document]
+    if len(documents) > MOST_MESSAGES:
+        return [Unknown(told=f"{len(documents)} messages in one frame")]
+    return [_message(each, raw) for each in documents]
 
 
 def _message(document: Any, raw: str | bytes) -> Incoming:
     if not isinstance(document, dict) or document.get("type") != "job":
         return Unknown(told=_shown(raw))
     try:
-        return JobMessage.model_validate(document)
+        message = JobMessage.model_validate(document)
+        fault = _fault_of(message.payload)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        return Malformed(job_id=_readable_id(document.get("job_id")), fault=printable(told, 300))
+        fault = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    if fault:
+        return Malformed(job_id=_readable_id(document.get("job_id")), fault=_plain(fault, 300))
+    return message
+
+
+def _fault_of(payload: dict[str, Any]) -> str:
+    """Why this payload cannot be kept; empty if it can."""
+    if _deeper_than(DEEPEST_PAYLOAD, payload):
+        return f"payload: nested more than {DEEPEST_PAYLOAD} deep"
+    try:
+        size = len(json.dumps(payload, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return "payload: a text that is no Unicode"
+    return f"payload: {size} bytes, more than {MOST_PAYLOAD_BYTES}" if size > MOST_PAYLOAD_BYTES else ""
+
+
+def _deeper_than(depth: int, value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(depth == 0 or _deeper_than(depth - 1, each) for each in inner)
 
 
 def _readable_id(value: Any) -> str:
     """An id that a refusal can name, although the job cannot be kept under it."""
-    return value if isinstance(value, str) and 0 < len(value) <= 128 else ""
+    return value if isinstance(value, str) and 0 < len(value) <= 128 and value.isprintable() else ""
 
 
 def _shown(raw: str | bytes) -> str:
     text = raw if isinstance(raw, str) else raw[:400].decode(errors="replace")
-    return printable(text[:400], 200)
+    return _plain(text[:400], 200)
+
+
+def _plain(text: str, longest: int) -> str:
+    """`text` fit for a terminal and for UTF-8."""
+    return printable(text.encode(errors="replace").decode(), longest)
 
 
 class MatmulTask(BaseModel):

@@ -14,10 +14,12 @@ from urllib.parse import urlencode
 
 from millrace.errors import Permanent, Transient
 from protocols.http_json import Answer, JsonServer
-from protocols.validator.link import Undeliverable, validator_label
+from protocols.validator.link import NotNow, Undeliverable, validator_label
 from protocols.validator.messages import MOST_BYTES, Incoming, incoming
 
 _NOT_LET_IN = (401, 403)
+_LATER = (404, 408, 409, 425)
+"""What a validator that is being set up anew, or is at this very job, may say for a while."""
 
 
 class PollingLink:
@@ -48,12 +50,15 @@ class PollingLink:
 
     async def deliver(self, message: str) -> None:
         """Return once it was taken."""
-        answer = await self._ask("POST", "/results", json.loads(message))
+        answer = await self._ask("POST", "/results", json.loads(message), status_only=True)
+        told = f"{self._server.label} does not take the message: status {answer.status}"
+        if answer.status in _LATER:
+            raise NotNow(told)
         if answer.status >= 300:
-            raise Undeliverable(f"{self._server.label} refuses the message: status {answer.status}")
+            raise Undeliverable(told)
 
-    async def _ask(self, method: str, path: str, body: object = None) -> Answer:
-        answer = await self._server.ask(method, path, body)
+    async def _ask(self, method: str, path: str, body: object = None, *, status_only: bool = False) -> Answer:
+        answer = await self._server.ask(method, path, body, status_only=status_only)
         if answer.status in _NOT_LET_IN:
             raise Permanent(
                 f"{self._server.label} does not let us in: status {answer.status}",

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from millrace.errors import Transient
 from millrace.redaction import redact
 from protocols.validator.job import PocJob
-from protocols.validator.link import OpenLink, Undeliverable, ValidatorLink
+from protocols.validator.link import NotNow, OpenLink, Undeliverable, ValidatorLink
 from protocols.validator.messages import BUSY, FAILED, MALFORMED, Incoming, JobMessage, JobRefused, Malformed, Unknown
 from stages.discover.validator import Inbox, Received
-from stages.submit.validator import Answers
+from stages.submit.validator import Answers, digest_of
 
 _logger = logging.getLogger(__name__)
 
@@ -25,6 +26,12 @@ _STEADY_SECONDS = 30.0
 
 _LOOK_SECONDS = 0.5
 """Between two looks for answers: other processes write them."""
+
+_LATER_SECONDS = 30.0
+"""Before an answer that the validator does not take yet is offered again."""
+
+_MOST_REFUSALS = 1_000
+"""That may wait to be sent; of a flood the oldest are dropped."""
 
 _WARNINGS = 20
 _WARNINGS_SECONDS = 60.0
@@ -61,6 +68,7 @@ class Conversation:
         self._sleep = sleep
         self._jitter = jitter
         self._warned: list[float] = []
+        self._refusals: deque[JobRefused] = deque(maxlen=_MOST_REFUSALS)
         self.received = 0
         """How many jobs came that were new."""
 
@@ -85,11 +93,20 @@ class Conversation:
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     def refuse_overdue(self, job_seconds: float) -> None:
-        """Refuse the jobs that came longer ago than that: whatever kept them, somebody waits for a word."""
+        """Refuse the jobs that came longer ago than that: whatever keeps them, somebody waits for a word.
+
+        One that is worked on right now gets its result yet.
+        """
         for received in self._inbox.open():
-            if self._clock() - received.received_at > job_seconds:
-                self._refuse(received.job.job_id, FAILED, f"not done within {job_seconds:g} s")
-                self._inbox.close(received.job.job_id)
+            late = self._clock() - received.received_at > job_seconds
+            if late and not self._inbox.is_worked_on(received.job.job_id):
+                self.give_up(received.job, f"not done within {job_seconds:g} s")
+
+    def give_up(self, job: PocJob, why: str) -> None:
+        """Nobody will do this job any more: the validator gets that for an answer, unless it has one."""
+        refusal = self._refusal(job.job_id, FAILED, why)
+        self._answers.put(refusal, job.payload)
+        self._inbox.close(job.job_id)
 
     async def _use(self, link: ValidatorLink) -> None:
         """Listen and deliver until the link breaks; raises what broke it."""
@@ -105,15 +122,31 @@ class Conversation:
 
     async def _listen(self, link: ValidatorLink) -> None:
         async for message in link.messages():
-            await asyncio.to_thread(self._take, message)
+            try:
+                await asyncio.to_thread(self._take, message)
+            except OSError as error:
+                raise Transient(f"a job cannot be kept: {error.strerror}", hint="is the disk full?") from None
+            except Exception:
+                # Whatever it was that somebody made us stumble over, the next message may be a job.
+                _logger.exception("a message was left alone")
 
     async def _deliver(self, link: ValidatorLink) -> NoReturn:
+        later: dict[str, float] = {}
         while True:
+            while self._refusals:
+                await link.deliver(self._refusals[0].model_dump_json())
+                self._refusals.popleft()
             for answer in await asyncio.to_thread(self._answers.waiting):
+                if later.get(answer.job_id, 0.0) > self._clock():
+                    continue
                 try:
                     await link.deliver(answer.message.model_dump_json())
                 except Undeliverable as error:
                     _logger.error("job %s: %s", answer.job_id, redact(str(error)))
+                except NotNow as error:
+                    later[answer.job_id] = self._clock() + _LATER_SECONDS
+                    _logger.warning("job %s: %s", answer.job_id, redact(str(error)))
+                    continue
                 await asyncio.to_thread(self._answers.delivered, answer)
             await self._sleep(_LOOK_SECONDS)
 
@@ -129,10 +162,19 @@ class Conversation:
                 self._warn("not understood, left alone: %s", told)
 
     def _take_job(self, message: JobMessage) -> None:
+        known = self._inbox.find(message.job_id)
         answer = self._answers.find(message.job_id)
-        if answer is not None and not answer.passing:
+        if answer is not None and answer.payload_sha256 == digest_of(message.payload):
             _logger.info("job %s was offered again and gets the same answer", message.job_id)
             return self._answers.again(answer)
+        if answer is not None or (known is not None and known.payload != message.payload):
+            self._warn("job %s came with another payload than before", message.job_id)
+            return self._refuse(message.job_id, MALFORMED, "this id was used for another payload")
+        if known is not None:
+            return None
+        if self._inbox.count() >= self._backlog:
+            self._warn("job %s is refused: too many wait", message.job_id)
+            return self._refuse(message.job_id, BUSY, f"{self._backlog} jobs wait already")
         job = PocJob(
             chain_id=self._validator,
             job_id=message.job_id,
@@ -140,23 +182,17 @@ class Conversation:
             payload=message.payload,
             worker_address=self._worker_address,
         )
-        known = self._inbox.find(message.job_id)
-        if known is not None:
-            if known.payload != job.payload:
-                self._warn("job %s came with another payload; the first one counts", message.job_id)
-            return None
-        if len(self._inbox.open()) >= self._backlog:
-            self._warn("job %s is refused: too many wait", message.job_id)
-            return self._refuse(message.job_id, BUSY, f"{self._backlog} jobs wait already")
-        if answer is not None:
-            self._answers.forget(answer)
         self._inbox.keep(Received(job=job, received_at=self._clock()))
         self.received += 1
         return None
 
     def _refuse(self, job_id: str, reason: str, message: str) -> None:
+        """Say no for now: not on the disk, for the same id may be offered again and accepted."""
+        self._refusals.append(self._refusal(job_id, reason, message))
+
+    def _refusal(self, job_id: str, reason: str, message: str) -> JobRefused:
         refusal = {"job_id": job_id, "worker_address": self._worker_address, "reason": reason, "message": message}
-        self._answers.put(JobRefused.model_validate(refusal))
+        return JobRefused.model_validate(refusal)
 
     def _warn(self, text: str, told: str) -> None:
         now = self._clock()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+from pathlib import Path
 
 from millrace.errors import Permanent
 from millrace.settings import Settings
@@ -38,12 +40,18 @@ def link_of(settings: Settings) -> OpenLink:
     address, token = address_of(settings), own.token.get_secret_value() if own.token else ""
     validator_label(own.url)
     mask_keys_in(own.url)
-    scheme = own.url.partition(":")[0]
+    scheme = own.url.partition(":")[0].lower()
     if token and scheme in ("ws", "http"):
         _logger.warning("the validator's token travels in clear: %s:// is not encrypted, %ss:// is", scheme, scheme)
     if scheme in WEBSOCKET_SCHEMES:
         return lambda: websocket_link(own.url, token, ping_seconds=own.ping_seconds)
     return lambda: polling_link(own.url, token, worker_address=address, poll_seconds=own.poll_seconds)
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where the jobs and answers of this validator and address are: another one's ids say nothing about them."""
+    name = f"{validator_label(settings.validator.url)}/{address_of(settings)}"
+    return settings.data_dir / "validator" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def address_of(settings: Settings) -> str:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from millrace.errors import Declined, DeclineReason
 from millrace.network import Result
 from millrace.receipt import JobOutcome, Receipt
 from millrace.receipt_log import ReceiptLog
+from protocols.ipfs.atomic import write_atomically
 from protocols.validator.job import PocJob
-from protocols.validator.messages import BUSY, JobRefused, JobResult
-from stages.discover.validator import Inbox
+from protocols.validator.messages import JobRefused, JobResult
+from stages.discover.validator import Inbox, set_aside
 
 _MOST_TOLD = 10_000
 """How many delivered answers are kept, the newest."""
 
+_PRUNE_EVERY = 100
+
 
 class Answer(BaseModel):
-    """A message for the validator, as it is sent."""
+    """A message for the validator, as it is sent, and which payload it is the answer to."""
 
     model_config = ConfigDict(frozen=True)
 
     message: JobResult | JobRefused
+    payload_sha256: str
     made_at: float
 
     @property
@@ -35,39 +42,28 @@ class Answer(BaseModel):
         """Whose answer it is."""
         return self.message.job_id
 
-    @property
-    def passing(self) -> bool:
-        """Whether the same job may get another answer if it is offered again."""
-        return isinstance(self.message, JobRefused) and self.message.reason == BUSY
-
 
 class Answers:
     """One file a job in `folder`, under `waiting` until it was delivered and under `told` from then on.
 
-    A job gets one answer: whoever comes second changes nothing. Processes may share the folder.
+    The folder is one validator's. A job gets one answer: whoever comes second changes nothing. Processes may share the
+    folder: each change is made alone.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder = folder
         self._waiting, self._told = folder / "waiting", folder / "told"
         self._clock = clock
+        self._delivered = 0
 
-    def put(self, message: JobResult | JobRefused) -> None:
-        """Have the answer on the disk from now on, unless the job has one."""
-        if self.find(message.job_id) is not None:
-            return
-        self._waiting.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self._waiting, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(Answer(message=message, made_at=self._clock()).model_dump_json())
-                file.flush()
-                os.fsync(file.fileno())
-            # Unlike a rename this fails if somebody else's answer is there by now.
-            os.link(temporary, self._waiting / _name(message.job_id))
-        except FileExistsError:
-            return
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+    def put(self, message: JobResult | JobRefused, payload: Mapping[str, Any]) -> Answer:
+        """Have the answer on the disk from now on; returns it, or the one that the job has already."""
+        with self._alone():
+            if (standing := self.find(message.job_id)) is not None:
+                return standing
+            answer = Answer(message=message, payload_sha256=digest_of(payload), made_at=self._clock())
+            write_atomically(self._waiting / _name(message.job_id), [answer.model_dump_json().encode()])
+            return answer
 
     def find(self, job_id: str) -> Answer | None:
         """The job's answer, delivered or not; None if it has none, or had one too long ago."""
@@ -80,19 +76,18 @@ class Answers:
 
     def delivered(self, answer: Answer) -> None:
         """The validator has it, or will never take it."""
-        self._move(answer.job_id, self._waiting, self._told)
-        told = sorted(self._told.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in told[:-_MOST_TOLD]:
-            path.unlink(missing_ok=True)
+        with self._alone():
+            self._move(answer.job_id, self._waiting, self._told)
+            self._delivered += 1
+            if self._delivered % _PRUNE_EVERY == 0:
+                told = sorted(self._told.glob("*.json"), key=lambda path: path.stat().st_mtime)
+                for path in told[:-_MOST_TOLD]:
+                    path.unlink()
 
     def again(self, answer: Answer) -> None:
         """The validator asks once more: deliver the same answer again."""
-        self._move(answer.job_id, self._told, self._waiting)
-
-    def forget(self, answer: Answer) -> None:
-        """The job is to get another answer."""
-        for folder in (self._waiting, self._told):
-            (folder / _name(answer.job_id)).unlink(missing_ok=True)
+        with self._alone():
+            self._move(answer.job_id, self._told, self._waiting)
 
     def _move(self, job_id: str, source: Path, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
@@ -100,6 +95,13 @@ class Answers:
             (source / _name(job_id)).replace(target / _name(job_id))
         except FileNotFoundError:
             return  # it is there already
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def answer_job(
@@ -112,15 +114,19 @@ def answer_job(
     receipts: ReceiptLog,
     clock: Callable[[], float],
 ) -> Receipt:
-    """Leave the answer for the validator and append the job's receipt; returns it, or the one the job has already."""
-    answers.put(
-        JobResult(
-            job_id=job.job_id,
-            worker_address=job.worker_address,
-            result_hash=result.result_hash,
-            proof=result.proof or None,
-        )
+    """Leave the answer for the validator and append the job's receipt; returns it, or the one the job has already.
+
+    Raises Declined if the validator was told meanwhile that there will be no result.
+    """
+    ours = JobResult(
+        job_id=job.job_id,
+        worker_address=job.worker_address,
+        result_hash=result.result_hash,
+        proof=result.proof or None,
     )
+    standing = answers.put(ours, job.payload).message
+    if isinstance(standing, JobRefused):
+        raise Declined(f"the job was refused before it was done: {standing.message}", reason=DeclineReason.closed)
     receipt = draft.model_copy(
         update={"outcome": JobOutcome.answered, "settled_at": datetime.fromtimestamp(clock(), UTC)}
     )
@@ -138,3 +144,11 @@ def _read(path: Path) -> Answer | None:
         return Answer.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValidationError:
+        set_aside(path)
+        return None
+
+
+def digest_of(payload: Mapping[str, Any]) -> str:
+    """What tells payloads apart, in hex."""
+    return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

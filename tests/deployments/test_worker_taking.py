@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Scheduled
+from prefect.states import Cancelled, Pending, Scheduled
 
 from deployments.worker import WarmWorker
 
@@ -26,10 +26,14 @@ class FailingClient:
     def __init__(self, error: Exception | None) -> None:
         self.error = error
         self.told: list[tuple[UUID, str]] = []
+        self.state: State[Any] = Pending()
 
     async def read_deployment(self, deployment_id: UUID) -> None:
         if self.error is not None:
             raise self.error
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        return FlowRun(id=flow_run_id, flow_id=uuid4(), state=self.state)
 
     async def set_flow_run_state(self, flow_run_id: UUID, state: Any, **_: Any) -> None:
         self.told.append((flow_run_id, str(state.type.value)))
@@ -72,12 +76,14 @@ async def test_neither_the_worker_nor_a_slot_is_lost(error: Exception) -> None:
     assert not worker._starting.locked()
 
 
+@pytest.mark.parametrize(("state", "told"), [(Pending(), ["SCHEDULED"]), (Cancelled(), [])])
 async def test_a_flow_run_taken_and_not_started_when_the_worker_stops_is_scheduled_again(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, state: State[Any], told: list[str]
 ) -> None:
     """It stayed `Pending`, and nobody looked for it."""
     worker = WarmWorker("pool", limit=1)
     client = FailingClient(None)
+    client.state = state
     run = taken(worker, client)
 
     async def stops_meanwhile(flow_run: FlowRun) -> None:
@@ -88,4 +94,4 @@ async def test_a_flow_run_taken_and_not_started_when_the_worker_stops_is_schedul
     monkeypatch.setattr("prefect.workers.base.BaseWorker._submit_run", lambda self, run: stops_meanwhile(run))
     with anyio.CancelScope() as stopping:
         await worker._submit_run(run)
-    assert client.told == [(run.id, "SCHEDULED")]
+    assert client.told == [(run.id, each) for each in told]

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from flows.lease import Holder, hold_lease, holder_of
+from flows.lease import Holder, end_holder, hold_lease, holder_of
 
 HOLD = """
 import sys, time
@@ -94,3 +97,20 @@ def test_a_lease_left_by_a_killed_process_can_be_taken_again(tmp_path: Path) -> 
     assert holder_of(tmp_path, "run") is Holder.gone
     with hold_lease(tmp_path, "run"):
         assert holder_of(tmp_path, "run") is Holder.alive
+
+
+def test_only_who_has_the_lease_open_is_ended(tmp_path: Path) -> None:
+    """A pid is a number: another container of the same host name has the same ones."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+    ) as bystander:
+        assert bystander.stdout is not None
+        bystander.stdout.readline()
+        told = {"host": socket.gethostname(), "pid": bystander.pid, "since": time.time() + 60}
+        (tmp_path / "run.lease").write_text(json.dumps(told))
+        assert not end_holder(tmp_path, "run")
+        with (tmp_path / "run.lease").open() as lease:
+            fcntl.flock(lease, fcntl.LOCK_EX)
+            assert not end_holder(tmp_path, "run")
+        assert bystander.poll() is None
+        bystander.kill()

@@ -23,6 +23,7 @@ from flows.attempts import attempt_key
 from flows.cloudmesh import cloudmesh_job
 from flows.lease import hold_lease
 from flows.reconcile import reconcile
+from flows.validator import poc_job
 from flows.watch import watch
 from millrace.network import Fate, SignedSubmission
 from stages.submit.outbox import Outbox
@@ -174,6 +175,17 @@ async def test_a_run_that_was_cancelled_and_then_killed_by_hand_is_not_done_agai
     await machine.client.set_flow_run_state(run_id, Crashed(), force=True)
     await machine.reconcile()
     assert (await machine.state(run_id)).name == "Cancelled"
+
+
+async def test_another_networks_job_of_the_same_name_does_not_count_for_ours(machine: Machine) -> None:
+    """A validator chooses its jobs' names, and ours are public."""
+    ours = await machine.job_run("namesake", Completed())
+    machine.signed("namesake")
+    theirs = await machine.client.create_flow_run(poc_job, name="namesake", parameters={"job_id": "namesake"})
+    await machine.client.set_flow_run_state(theirs.id, Running(), force=True)
+    await machine.reconcile()
+    assert (await machine.state(ours)).name == "AwaitingRetry"
+    assert (await machine.state(theirs.id)).name == "Running"
 
 
 async def test_a_run_that_crashes_before_its_first_line_is_not_put_back_for_ever(machine: Machine) -> None:

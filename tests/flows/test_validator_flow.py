@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.states import Cancelled
 
 from flows import tasks
 from flows.validator import poc_job, validator
@@ -25,10 +26,12 @@ from localnet.ipfs import Faults, IpfsLocalnet
 from localnet.validator import ValidatorLocalnet
 from millrace.receipt import JobOutcome
 from millrace.receipt_log import ReceiptLog
+from millrace.settings import load_settings
 from protocols.computechain.keystore import Keystore
 from protocols.ipfs.cid import CID
 from protocols.validator.link import validator_label
 from stages.discover.validator import Inbox
+from stages.discover.validator_opening import folder_of
 from stages.execute.matmul.challenge import Challenge
 from stages.execute.matmul.verify import verify_bundle
 
@@ -44,7 +47,7 @@ class World:
     def __init__(self, peer: ValidatorLocalnet, ipfs: IpfsLocalnet, folder: Path, address: str) -> None:
         self.peer, self.ipfs, self.address = peer, ipfs, address
         self.receipts = ReceiptLog(folder / "receipts")
-        self.inbox = Inbox(folder / "validator" / "inbox")
+        self.inbox = Inbox(folder_of(load_settings()) / "inbox")
         self.ended: State[Any] | None = None
 
     @asynccontextmanager
@@ -157,8 +160,8 @@ async def test_each_job_gets_one_flow_run_whoever_looks_how_often(world: World) 
         ({"kind": "zk-proof"}, "Declined", "unsupported", "'zk-proof'"),
         ({}, "Declined", "unsupported", "names no kind"),
         ({**PAYLOAD, "n": 60_000}, "Declined", "too_big", "60000 is more than"),
-        ({**PAYLOAD, "n": "32"}, "Failed", "failed", "n: "),
-        ({**PAYLOAD, "block_hash": "zz"}, "Failed", "failed", "block_hash: "),
+        ({**PAYLOAD, "n": "32"}, "Failed", "malformed", "n: "),
+        ({**PAYLOAD, "block_hash": "zz"}, "Failed", "malformed", "block_hash: "),
     ],
 )
 async def test_what_cannot_be_done_is_refused_with_the_reason(
@@ -195,6 +198,21 @@ async def test_an_answered_job_is_closed_and_answered_once(world: World) -> None
         assert (again.name, (again.message or "").partition(":")[0]) == ("Declined", "closed")
     assert len(world.peer.desk.answers_to("job-1")) == 1
     assert world.receipts.verify()[0] == 1
+
+
+@pytest.mark.usefixtures("deployed")
+async def test_a_job_whose_flow_run_a_person_cancelled_is_refused_at_once(world: World) -> None:
+    async with world.linked():
+        world.peer.push("job-1", PAYLOAD)
+        for _ in range(600):
+            if runs := await job_runs():
+                break
+            await asyncio.sleep(0.05)
+        async with get_client() as client:
+            await client.set_flow_run_state(runs[0].id, Cancelled(message="not this one"), force=True)
+        refusal = await world.answer("job-1")
+    assert (refusal["type"], refusal["reason"]) == ("job_refused", "failed")
+    assert "not this one" in refusal["message"]
 
 
 async def test_a_job_that_never_came_fails_and_says_so(world: World) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ from typing import Any
 import pytest
 
 from localnet.validator import ValidatorLocalnet
-from millrace.errors import Permanent
+from millrace.errors import Declined, Permanent
+from millrace.network import Result
+from millrace.receipt import Receipt
+from millrace.receipt_log import ReceiptLog
 from protocols.validator.job import PocJob
 from protocols.validator.messages import JobRefused, JobResult
 from protocols.validator.polling import polling_link
 from protocols.validator.websocket import websocket_link
 from stages.discover.validator import Inbox, Received
 from stages.discover.validator_conversation import Conversation
-from stages.submit.validator import Answers
+from stages.submit.validator import Answers, answer_job
 
 ADDRESS = "cpc1us"
 PAYLOAD = {"kind": "matmul-i32-v1", "block_hash": "ab" * 32, "n": 8}
@@ -56,7 +61,7 @@ class Side:
 
     def result(self, job_id: str) -> JobResult:
         message = JobResult(job_id=job_id, worker_address=ADDRESS, result_hash="cd" * 32)
-        self.answers.put(message)
+        self.answers.put(message, PAYLOAD)
         self.inbox.close(job_id)
         return message
 
@@ -256,19 +261,124 @@ def test_a_job_without_an_answer_is_refused_in_the_end(validator: ValidatorLocal
 def test_the_first_answer_to_a_job_counts(validator: ValidatorLocalnet, tmp_path: Path) -> None:
     side = Side(tmp_path, validator)
     first = side.result("one")
-    side.answers.put(JobRefused(job_id="one", worker_address=ADDRESS, reason="failed", message="late"))
+    late = JobRefused(job_id="one", worker_address=ADDRESS, reason="failed", message="late")
+    assert side.answers.put(late, PAYLOAD).message == first
     assert [each.message for each in side.answers.waiting()] == [first]
     side.answers.delivered(side.answers.waiting()[0])
-    side.answers.put(JobRefused(job_id="one", worker_address=ADDRESS, reason="failed", message="later"))
+    assert side.answers.put(late, PAYLOAD).message == first
     assert side.answers.waiting() == []
 
 
-def test_a_damaged_job_is_named_and_not_passed_over(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+def test_a_damaged_file_is_set_aside_and_stops_nobody(
+    validator: ValidatorLocalnet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    side = Side(tmp_path, validator)
+    for job_id in ("one", "two"):
+        job = PocJob(chain_id="here", job_id=job_id, task_id="", payload=PAYLOAD, worker_address=ADDRESS)
+        side.inbox.keep(Received(job=job, received_at=1.0))
+    damaged = next(file for file in (tmp_path / "inbox").iterdir() if '"one"' in file.read_text())
+    damaged.write_text("{")
+    assert [received.job.job_id for received in side.inbox.open()] == ["two"]
+    assert damaged.with_suffix(".damaged").read_text() == "{"
+    assert "is damaged" in caplog.text
+    assert side.inbox.count() == 1
+
+
+async def test_no_message_ends_the_link_or_leaves_what_cannot_be_read(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    """Each of these ended the conversation, or left a file that stopped every later one."""
+    side = Side(tmp_path, validator)
+    deep: Any = {}
+    for _ in range(220):
+        deep = {"in": deep}
+    for payload in (deep, {"text": "\ud800"}, {"text": "x" * 70_000}):
+        validator.push("bad", payload)
+    validator.say(json.dumps({"type": "job", "job_id": "\ud800", "payload": {}}))
+    validator.push("good", PAYLOAD)
+    async with side.talking():
+        await side.until(lambda: side.inbox.find("good"))
+        await side.until(lambda: len(validator.desk.answers_to("bad")) == 3)
+    assert [refusal["reason"] for refusal in validator.desk.answers_to("bad")] == ["malformed"] * 3
+    assert [received.job.job_id for received in side.inbox.open()] == ["good"]
+
+
+async def test_what_was_malformed_is_taken_when_it_comes_in_order(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    validator.say({"type": "job", "job_id": "one", "payload": 5})
+    async with side.talking():
+        assert (await answer(validator, "one"))["reason"] == "malformed"
+        validator.push("one", PAYLOAD)
+        await side.until(lambda: side.inbox.find("one"))
+
+
+async def test_an_id_used_for_another_payload_is_refused_and_keeps_its_first_answer(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    side = Side(tmp_path, validator)
+    side.result("one")
+    async with side.talking():
+        await answer(validator, "one")
+        validator.push("one", {**PAYLOAD, "n": 9})
+        await side.until(lambda: len(validator.desk.answers_to("one")) == 2)
+    assert [each["type"] for each in validator.desk.answers_to("one")] == ["job_result", "job_refused"]
+    assert side.inbox.open() == []
+
+
+def test_a_job_that_is_worked_on_is_not_overdue(validator: ValidatorLocalnet, tmp_path: Path) -> None:
     side = Side(tmp_path, validator)
     job = PocJob(chain_id="here", job_id="one", task_id="", payload=PAYLOAD, worker_address=ADDRESS)
-    side.inbox.keep(Received(job=job, received_at=1.0))
-    (file,) = (tmp_path / "inbox").iterdir()
-    assert json.loads(file.read_text())["job"]["job_id"] == "one"
-    file.write_text("{")
-    with pytest.raises(Permanent, match="is damaged"):
-        side.inbox.open()
+    side.inbox.keep(Received(job=job, received_at=side.seconds))
+    side.seconds += 61
+    with side.inbox.at_work("one"):
+        side.conversation.refuse_overdue(60)
+        assert side.answers.waiting() == []
+    side.conversation.refuse_overdue(60)
+    assert len(side.answers.waiting()) == 1
+
+
+def test_a_result_after_a_refusal_gets_no_receipt(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    side = Side(tmp_path, validator)
+    job = PocJob(chain_id="here", job_id="one", task_id="", payload=PAYLOAD, worker_address=ADDRESS)
+    side.inbox.keep(Received(job=job, received_at=side.seconds))
+    side.conversation.give_up(job, "cancelled")
+    receipts = ReceiptLog(tmp_path / "receipts")
+    draft = Receipt(job_key=job.key, network="validator", outcome="answered", settled_at="2026-01-01T00:00:00Z")
+    with pytest.raises(Declined, match="refused before it was done: cancelled"):
+        answer_job(
+            job,
+            Result(result_cid="", result_hash="cd" * 32),
+            draft,
+            inbox=side.inbox,
+            answers=side.answers,
+            receipts=receipts,
+            clock=lambda: side.seconds,
+        )
+    assert receipts.find(job.key) is None
+
+
+def test_answers_are_delivered_while_others_are_asked_for_again(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    """Each delivery looked at files that another thread moved."""
+    side = Side(tmp_path, validator)
+    for number in range(200):
+        side.result(str(number))
+    told = side.answers.waiting()
+    for each in told:
+        side.answers.delivered(each)
+    ended = threading.Event()
+
+    def ask_again() -> None:
+        while not ended.is_set():
+            for each in told:
+                side.answers.again(each)
+
+    with ThreadPoolExecutor(1) as other:
+        asking = other.submit(ask_again)
+        try:
+            for _ in range(3):
+                for each in told:
+                    side.answers.delivered(each)
+        finally:
+            ended.set()
+        asking.result()
+    assert len(side.answers.waiting()) + sum(1 for _ in (tmp_path / "answers" / "told").iterdir()) == 200
