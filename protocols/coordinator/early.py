@@ -43,7 +43,8 @@ class EarlyTasks:
     async def poll(self, timeout_seconds: int = 60) -> Task | None:
         """The next task, waited for up to `timeout_seconds` (1 to 120); None if there was none.
 
-        Raises MalformedTask for one that cannot be read, which is gone all the same.
+        Raises MalformedTask for one that cannot be read, which is gone all the same. So is one that was given out
+        to a poll that was cancelled meanwhile: to drain, let the last poll end.
         """
         document = await long_poll(self._link, "/tasks/poll", {}, timeout_seconds)
         return None if document is None else task_of(document)

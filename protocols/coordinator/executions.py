@@ -94,7 +94,7 @@ class PolledExecution(_Said):
     payment_key_owner: str | None = None
     payment_key_nonce: int | None = None
     binding_kind: str | None = None
-    usd_payment: Yocto | None = None
+    usd_payment: int | str | None = None
     wallet_id: str | None = None
 
     def contract_request(self) -> ExecutionRequest:

@@ -41,7 +41,8 @@ class Jobs:
     ) -> PolledExecution | None:
         """The next request for one of the capabilities, waited for up to `timeout_seconds` (1 to 120), or None.
 
-        `queue` asks one queue alone. Raises MalformedTask for one that cannot be read, which is gone all the same.
+        `queue` asks one queue alone. Raises MalformedTask for one that cannot be read, which is gone all the same,
+        as is one given out to a poll that was cancelled meanwhile: to drain, let the last poll end.
         """
         query = {"capabilities": ",".join(_named(capabilities)), **({"queue": queue} if queue else {})}
         document = await long_poll(self._link, "/executions/poll", query, timeout_seconds)

@@ -95,7 +95,7 @@ def checked(adapter: TypeAdapter[T], document: Any, kind: str) -> T:
     except ValidationError as error:
         told = faults_of(error)
     except (ValueError, RecursionError):
-        told = "it holds text that is not UTF-8, or is nested too deeply"
+        told = "it holds what JSON or UTF-8 has no place for, or is nested too deeply"
     fields = document if isinstance(document, dict) else {}
     request_id, data_id = fields.get("request_id"), fields.get("data_id")
     known = request_id if type(request_id) is int and 0 <= request_id < 1 << 64 else None

@@ -317,6 +317,24 @@ async def test_after_an_error_no_old_connection_is_used_and_other_calls_go_on(
     await coordinator.locks.release(KEY)
 
 
+async def test_a_coordinator_started_anew_is_found_again() -> None:
+    first = CoordinatorLocalnet().start()
+    port = int(first.url.rpartition(":")[2])
+    async with Coordinator(first.url, SecretStr(""), timeout_seconds=5) as client:
+        assert not await client.wasm.exists(CHECKSUM)
+        poll = asyncio.create_task(client.tasks.poll(60))
+        await asyncio.to_thread(first.board.queues.await_polls)
+        await asyncio.to_thread(first.stop)
+        # The poll is cut off, or told in time that there is nothing.
+        (ended,) = await asyncio.gather(poll, return_exceptions=True)
+        assert ended is None or isinstance(ended, Transient)
+        with pytest.raises(Transient, match="cannot be reached"):
+            await client.health()
+        with CoordinatorLocalnet(port=port) as second:
+            second.board.create_task(compile_task(5))
+            assert await client.tasks.poll(1) is not None
+
+
 async def test_too_much_or_no_json_is_never_sent(net: CoordinatorLocalnet, coordinator: Coordinator) -> None:
     with pytest.raises(Permanent, match="CID"):
         await coordinator.tasks.complete(TaskReport(5, True, bytes(MOST_BODY_BYTES // 2), None, 1, 0))

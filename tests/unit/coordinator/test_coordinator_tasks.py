@@ -99,8 +99,9 @@ def test_a_wrong_member_is_named(name: str, value: Any) -> None:
 
 
 def test_text_that_no_file_could_hold_is_refused() -> None:
-    with pytest.raises(MalformedTask, match="request 7: a malformed task: it holds text that is not UTF-8"):
-        task_of(compiled(input_data="\ud800"))
+    for value in ("\ud800", float("nan")):
+        with pytest.raises(MalformedTask, match="request 7: a malformed task: it holds what JSON or UTF-8"):
+            task_of(compiled(input_data=value))
 
 
 def test_what_a_malformed_task_holds_is_not_printed() -> None:
