@@ -34,6 +34,22 @@ class Answer:
     body: Any
 
 
+@dataclass(frozen=True)
+class Content:
+    """A server's answer as it came: its HTTP status and the bytes in it."""
+
+    status: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Form:
+    """A multipart form: `fields` by name, and `files` as (file name, content, content type) by name."""
+
+    fields: dict[str, str]
+    files: dict[str, tuple[str, bytes, str]]
+
+
 class Unreadable(Transient):
     """A server answers something that is no answer; another may do better, or the same one later."""
 
@@ -75,26 +91,41 @@ class JsonServer:
         """Close its connections."""
         await self._http.aclose()
 
-    async def ask(
+    async def ask(self, method: str, path: str, body: Any = None, *, timeout_seconds: float | None = None) -> Answer:
+        """The answer to one call, whatever its status below 500, within `timeout_seconds` if they are not the usual.
+
+        Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
+        JSON, or too much, or Redirected. After a Transient it may have taken what it was given.
+        """
+        said = await self.fetch(method, path, body, timeout_seconds=timeout_seconds)
+        if said.status in _WITHOUT_JSON:
+            return Answer(said.status, None)
+        return Answer(said.status, parsed(said.content, self.label, self._hint))
+
+    async def fetch(
         self,
         method: str,
         path: str,
         body: Any = None,
         *,
+        form: Form | None = None,
+        headers: dict[str, str] | None = None,
         timeout_seconds: float | None = None,
-        status_only: bool = False,
-    ) -> Answer:
-        """The answer to one call, whatever its status below 500, within `timeout_seconds` if they are not the usual.
+        most_bytes: int | None = None,
+    ) -> Content:
+        """The bytes that one call is answered with, JSON or not; the body of a 204, 401 or 403 is not read.
 
-        With `status_only` what the server says beside the status is not read.
-        Raises Transient if the server does not answer now (also 429 and 5xx); Unreadable if what it answers is no
-        JSON, or too much, or Redirected. After a Transient it may have taken what it was given.
+        Arguments: `form` is sent instead of `body`; `headers` go with this call; the limits are the server's own
+        unless given. Raises as `ask` does, but does not look into what it gets.
         """
         patience = timeout_seconds or self._timeout_seconds
+        fields, files = (form.fields, form.files) if form else (None, None)
         try:
             async with (
                 asyncio.timeout(patience),
-                self._http.stream(method, path, json=body, timeout=patience) as response,
+                self._http.stream(
+                    method, path, json=body, data=fields, files=files, headers=headers, timeout=patience
+                ) as response,
             ):
                 if response.status_code == 429 or response.status_code >= 500:
                     told = f"{self.label} answers with the status {response.status_code}"
@@ -102,21 +133,21 @@ class JsonServer:
                 if response.is_redirect:
                     told = f"{self.label} answers with the status {response.status_code}, which is not followed"
                     raise Redirected(told, location=response.headers.get("Location", ""), hint=self._hint)
-                if status_only or response.status_code in _WITHOUT_JSON:
-                    return Answer(response.status_code, None)
-                return Answer(response.status_code, parsed(await self._content(response), self.label, self._hint))
+                if response.status_code in _WITHOUT_JSON:
+                    return Content(response.status_code, b"")
+                return Content(response.status_code, await self._content(response, most_bytes or self._most_bytes))
         except TimeoutError:
             raise Transient(f"{self.label} did not answer within {patience:g} s") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             # Its text may quote the whole address.
             raise Transient(f"{self.label} cannot be reached: {type(error).__name__}") from None
 
-    async def _content(self, response: httpx.Response) -> bytes:
+    async def _content(self, response: httpx.Response, most_bytes: int) -> bytes:
         content = bytearray()
         async for piece in response.aiter_raw():
             content += piece
-            if len(content) > self._most_bytes:
-                raise Unreadable(f"{self.label} answers with more than {self._most_bytes} bytes")
+            if len(content) > most_bytes:
+                raise Unreadable(f"{self.label} answers with more than {most_bytes} bytes")
         return bytes(content)
 
 

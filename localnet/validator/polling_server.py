@@ -42,7 +42,8 @@ class _Connection(Connection):
         if urlsplit(self.path).path != "/results":
             return self.reply_json(404, {"error": "POST /results"})
         fault = self.server.desk.heard(body)
-        return self.reply_json(422, {"error": fault}) if fault else self.reply_json(200, {"taken": True})
+        # In words, or not at all: only the status is agreed upon.
+        return self.reply(422, fault.encode(), content_type="text/plain") if fault else self.reply(202, b"")
 
     def _control(self, body: bytes) -> None:
         desk = self.server.desk

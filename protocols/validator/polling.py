@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlencode
 
 from millrace.errors import Permanent, Transient
-from protocols.http_json import Answer, JsonServer
+from protocols.http_json import JsonServer
 from protocols.validator.link import NotNow, Undeliverable, validator_label
 from protocols.validator.messages import MOST_BYTES, Incoming, incoming
 
@@ -40,7 +40,8 @@ class PollingLink:
     async def messages(self) -> AsyncIterator[Incoming]:
         """What each look finds; the same job again and again, until it is answered."""
         while True:
-            answer = await self._ask("GET", self._path)
+            answer = await self._server.ask("GET", self._path)
+            self._ensure_let_in(answer.status)
             if answer.status >= 300:
                 raise Transient(f"{self._server.label} answers with the status {answer.status}")
             if answer.body is not None:
@@ -49,22 +50,20 @@ class PollingLink:
             await self._sleep(self._poll_seconds)
 
     async def deliver(self, message: str) -> None:
-        """Return once it was taken."""
-        answer = await self._ask("POST", "/results", json.loads(message), status_only=True)
-        told = f"{self._server.label} does not take the message: status {answer.status}"
-        if answer.status in _LATER:
+        """Return once it was taken. The status says so, whatever else the validator says."""
+        status = (await self._server.fetch("POST", "/results", json.loads(message))).status
+        self._ensure_let_in(status)
+        told = f"{self._server.label} does not take the message: status {status}"
+        if status in _LATER:
             raise NotNow(told)
-        if answer.status >= 300:
+        if status >= 300:
             raise Undeliverable(told)
 
-    async def _ask(self, method: str, path: str, body: object = None, *, status_only: bool = False) -> Answer:
-        answer = await self._server.ask(method, path, body, status_only=status_only)
-        if answer.status in _NOT_LET_IN:
+    def _ensure_let_in(self, status: int) -> None:
+        if status in _NOT_LET_IN:
             raise Permanent(
-                f"{self._server.label} does not let us in: status {answer.status}",
-                hint="check MILLRACE_VALIDATOR__TOKEN",
+                f"{self._server.label} does not let us in: status {status}", hint="check MILLRACE_VALIDATOR__TOKEN"
             )
-        return answer
 
 
 @asynccontextmanager

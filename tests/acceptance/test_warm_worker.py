@@ -24,7 +24,7 @@ from prefect.states import Cancelling
 from warm_flows import endless, ends_while_cancelling, stubborn, tell
 
 from deployments.processes import Processes
-from deployments.stack import base_environment, free_port, prefect_environment, start_server
+from deployments.stack import base_environment, free_port, prefect_environment, start_database_and_server
 from deployments.worker import WarmWorker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
@@ -81,7 +81,7 @@ async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pool]:
     port = free_port()
     environment = {**base_environment(), **prefect_environment(folder, port), "GREETING": "from the worker"}
     with Processes(folder / "logs") as processes:
-        await start_server(processes, environment, port)
+        await start_database_and_server(processes, environment, port, folder, durable=False)
         async with PrefectClient(environment["PREFECT_API_URL"]) as client:
             template = WarmWorker.get_default_base_job_template()
             await client.create_work_pool(WorkPoolCreate(name="warm", type="warm", base_job_template=template))
