@@ -26,7 +26,7 @@ _CONFIG = """\
 
 
 class Repository:
-    """The bare repository in `folder`, made if it is not there; its SHAs depend on what is committed and nothing else."""
+    """The bare repository in `folder`, made if it is not there; its SHAs depend on nothing but what is committed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

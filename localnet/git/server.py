@@ -107,7 +107,8 @@ class _Connection(Connection):
             return self.reply(504, b"git http-backend took too long", content_type="text/plain")
         head, _, answer = done.stdout.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode("latin-1").split("\r\n") if ": " in line)
-        status = int(headers.pop("Status", "200" if done.returncode == 0 else "500").split()[0])
+        # What it says in Git's own protocol, such as that it lacks a commit, is an answer although it then ends with 1.
+        status = int(headers.pop("Status", "200" if headers else "500").split()[0])
         content_type = headers.pop("Content-Type", "text/plain")
         headers.pop("Content-Length", None)
         return self.reply(status, answer, headers, content_type, cut=cut)

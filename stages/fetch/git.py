@@ -22,7 +22,7 @@ __all__ = ["FetchedSource", "GitLimits", "GitRules", "fetch_repository"]
 
 _FULL = re.compile(r"[0-9a-f]{40}")
 _SHORT = re.compile(r"[0-9a-f]{7,39}")
-_NAME = re.compile(r"(?![-/.])[A-Za-z0-9._/+-]{1,255}", re.ASCII)
+_NAME = re.compile(r"(?![-+/.])[A-Za-z0-9._/+-]{1,255}", re.ASCII)
 _FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
 
 

@@ -18,7 +18,8 @@ _OLDEST = (2, 37)  # the first that can be told which IP address to use
 _OUTPUT_BYTES = 4 * 1024 * 1024
 _QUOTED = 200
 _MOST_CPU_SECONDS = 600
-_LIMITED = 'ulimit -c 0; ulimit -t "$1"; ulimit -f "$2"; ulimit -v "$3" 2>/dev/null; shift 3; exec "$@"'
+# With the signal ignored, a write beyond the limit fails with a message.
+_LIMITED = 'trap "" XFSZ; ulimit -c 0; ulimit -t "$1"; ulimit -f "$2"; ulimit -v "$3" 2>/dev/null; shift 3; exec "$@"'
 
 _CONFIG = """\
 [core]
@@ -187,7 +188,7 @@ def failure(code: int, errors: str) -> MillraceError:
     def has(pattern: str) -> bool:
         return re.search(pattern, text) is not None
 
-    if has(r"signal 25|File too large") or code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):
+    if has(r"File too large"):
         return too_big("the host sends more than the limit on received bytes")
     if has(r"[Oo]ut of memory|malloc|mmap failed|signal 24"):
         return too_big("the repository needs more memory or computing than a fetch may use")
