@@ -13,26 +13,26 @@ from types import TracebackType
 from typing import Self
 
 from localnet.faults import Fault
-from localnet.git.repository import DIRECTORY, FILE, LINK, PROGRAM, SUBMODULE, Repository
+from localnet.git.repository import DIRECTORY, FILE, LINK, PROGRAM, SUBMODULE, Content, Repository
 from localnet.git.server import GIT_FAULTS, Server, http_backend
 
 __all__ = [
     "DIRECTORY", "FILE", "GIT_FAULTS", "LINK", "PROGRAM", "SUBMODULE",
-    "Fault", "GitLocalnet", "Repository", "http_backend",
+    "Content", "Fault", "GitLocalnet", "Repository", "http_backend",
 ]  # fmt: skip
 
 
 class GitLocalnet:
     """A host for the repositories in `folder`, on 127.0.0.1; a context manager.
 
-    Arguments: `port` 0 takes a free one. Attributes: `url`; `faults`, by `info/refs`, `ls-refs` and `fetch`;
-    `requests`, every request line so far with the credentials that came with it. Raises OSError if the port is taken,
-    RuntimeError if Git's HTTP backend is not installed.
+    Arguments: `port` 0 takes a free one; `certificate`, a PEM file with its key, makes it https. Attributes: `url`;
+    `faults`, by `info/refs`, `ls-refs` and `fetch`; `requests`, every request line so far with the credentials that
+    came with it. Raises OSError if the port is taken, RuntimeError if Git's HTTP backend is not installed.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, certificate: Path | None = None) -> None:
         self.folder = folder
-        self._server = Server(folder, port)
+        self._server = Server(folder, port, certificate)
         self.url = self._server.url
         self.faults = self._server.faults
         self.requests = self._server.requests

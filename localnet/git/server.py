@@ -8,10 +8,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+import ssl
 import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from localnet.faults import Faults
@@ -39,7 +42,7 @@ def http_backend() -> str | None:
 class Server(StandInServer):
     """Serves the repositories in `folder`. Raises RuntimeError if there is nothing to serve them with."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, certificate: Path | None = None) -> None:
         found = http_backend()
         if found is None:
             raise RuntimeError("git http-backend is not installed")
@@ -48,7 +51,23 @@ class Server(StandInServer):
         self.folder = folder
         self.faults = Faults(GIT_FAULTS)
         self.requests: list[tuple[str, str]] = []
+        self._tls = certificate is not None
         self.redirect_to = f"{self.url}/redirected"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # The handshake is left to the connection's own thread: it may fail, and it may take long.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return super().url.replace("http:", "https:") if self._tls else super().url
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that does not trust the certificate goes away, which is its good right."""
+        if not isinstance(sys.exc_info()[1], ssl.SSLError):
+            super().handle_error(request, client_address)
 
 
 class _Connection(Connection):

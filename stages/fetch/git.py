@@ -57,7 +57,8 @@ async def fetch_repository(
 
     The archive is a tar with nothing but directories, regular files and links that stay inside; it is returned, or
     written as `<sha256>.tar` in the folder `into`. The objects are read as they are stored: no checkout, hence no
-    hook, filter or line-ending conversion, and no path of the repository's on this machine.
+    hook, filter or line-ending conversion, and no path of the repository's on this machine. A tag comes before a branch
+    and both before a short SHA. A host may serve, by its SHA, a commit that was only ever pushed to a fork.
 
     Raises Declined: not_allowed for an address that is not to be asked, a redirect, names and links that lead
     elsewhere; too_big beyond `limits`; unsupported for submodules and LFS, and where Git is missing or too old.
@@ -66,7 +67,7 @@ async def fetch_repository(
     """
     rules, limits = rules or GitRules(), limits or GitLimits()
     address = parse_address(repo, rules)
-    if not (_FULL.fullmatch(commit) or _NAME.fullmatch(commit)) or ".." in commit:
+    if not _NAME.fullmatch(commit) or ".." in commit:
         raise Permanent("the commit is not a SHA-1, tag or branch", hint="A-Z a-z 0-9 . _ / + - and no '..'")
     try:
         async with asyncio.timeout(limits.wall_seconds):
@@ -74,15 +75,17 @@ async def fetch_repository(
             with tempfile.TemporaryDirectory(prefix="millrace-git-", dir=into) as folder:
                 git = Git(Path(folder, "source"), address.url, pinned, rules, limits)
                 await git.check_version()
-                sha = commit if _FULL.fullmatch(commit) else await _named(git, commit)
+                received = 0
+                sha = commit.lower() if _FULL.fullmatch(commit.lower()) else await _named(git, commit)
                 if sha is None:
                     # Its own repository: what is fetched to search in must not be mistaken for the source.
                     searched = Git(Path(folder, "search"), address.url, pinned, rules, limits)
-                    sha = await _short(searched, commit)
+                    sha = await _short(searched, commit.lower())
+                    received = searched.pack_bytes()
                 await git.run(*_FETCH, "--depth=1", "origin", f"{sha}:refs/millrace/source")
                 async with Objects(git, limits) as objects:
                     entries = await objects.tree_of(sha)
-                received = git.pack_bytes()
+                received += git.pack_bytes()
                 packed = await asyncio.to_thread(_packed, entries, into, rules)
         return FetchedSource(repo=address.url, asked=commit, commit=sha, received_bytes=received, **packed)
     except TimeoutError:
@@ -103,7 +106,7 @@ async def _named(git: Git, name: str) -> str | None:
     for ref in wanted:
         if ref in found:
             return found.get(f"{ref}^{{}}", found[ref])  # an annotated tag's commit
-    if _SHORT.fullmatch(name):
+    if _SHORT.fullmatch(name.lower()):
         return None
     raise Permanent(f"there is no tag or branch {name!r}", hint="was it pushed, and to this repository?")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import hashlib
 import io
 import os
@@ -15,8 +16,22 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from localnet.git import DIRECTORY, FILE, LINK, PROGRAM, SUBMODULE, Fault, GitLocalnet, Repository, http_backend
+from localnet.git import (
+    DIRECTORY,
+    FILE,
+    LINK,
+    PROGRAM,
+    SUBMODULE,
+    Content,
+    Fault,
+    GitLocalnet,
+    Repository,
+    http_backend,
+)
 from millrace.errors import Declined, DeclineReason, MillraceError, Permanent, Transient
 from millrace.limits import MIB
 from stages.fetch.git import FetchedSource, GitLimits, GitRules, fetch_repository
@@ -24,7 +39,11 @@ from stages.fetch.git import FetchedSource, GitLimits, GitRules, fetch_repositor
 pytestmark = pytest.mark.skipif(http_backend() is None, reason="git http-backend is not installed")
 
 HERE = GitRules(hosts=("127.0.0.1",), allow_private=True)
-SOURCE = {"Cargo.toml": b"[package]\n", "src/main.rs": b"fn main() {}\n", "build.sh": (PROGRAM, b"#!/bin/sh\n")}
+SOURCE: dict[str, Content] = {
+    "Cargo.toml": b"[package]\n",
+    "src/main.rs": b"fn main() {}\n",
+    "build.sh": (PROGRAM, b"#!/bin/sh\n"),
+}
 NOT_ALLOWED, TOO_BIG, UNSUPPORTED = DeclineReason.not_allowed, DeclineReason.too_big, DeclineReason.unsupported
 
 
@@ -122,7 +141,7 @@ async def test_a_name_is_resolved_to_the_commit_it_has_now(host: GitLocalnet, to
 async def test_a_short_sha_finds_an_old_commit(host: GitLocalnet, tool: Repository) -> None:
     old = tool.commit(SOURCE)
     tool.commit({"other": b"2"})
-    source = await fetch(host, tool, old[:8])
+    source = await fetch(host, tool, old[:8].upper())
     assert source.commit == old
     assert content(source, "src/main.rs") == b"fn main() {}\n"
 
@@ -265,6 +284,57 @@ async def test_nothing_of_the_worker_s_environment_reaches_git(
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """For source.invalid, made out by itself; with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "source.invalid")])
+    today = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("source.invalid")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(made.public_bytes(pem) + secret)
+    return path
+
+
+async def test_https_needs_a_certificate_that_is_believed(tmp_path: Path, certificate: Path) -> None:
+    async def resolve(name: str) -> list[str]:
+        return ["127.0.0.1"]
+
+    with GitLocalnet(tmp_path / "secure", certificate=certificate) as host:
+        repository = host.repository("alice/tool")
+        commit = repository.commit(SOURCE)
+        url = host.url_of(repository).replace("127.0.0.1", "source.invalid")
+        rules = GitRules(hosts=("source.invalid",), allow_private=True)
+        with pytest.raises(Transient, match="certificate"):
+            await fetch_repository(url, commit, rules=rules, resolve=resolve)
+        assert not host.requests
+        rules = rules.model_copy(update={"ca_file": str(certificate)})
+        assert (await fetch_repository(url, commit, rules=rules, resolve=resolve)).commit == commit
+
+
+async def test_without_git_the_job_is_declined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def resolve(name: str) -> list[str]:
+        return ["140.82.121.3"]
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Declined, match="not installed") as caught:
+        await fetch_repository("https://github.com/a/b", "main", resolve=resolve)
+    assert caught.value.reason is UNSUPPORTED
+
+
 # --- hosts that misbehave
 
 
@@ -279,9 +349,10 @@ async def test_a_redirect_is_not_followed(host: GitLocalnet, tool: Repository, m
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(9, "status", status=500), Fault(9, "status", status=429), Fault(9, "reset"), Fault(9, "cut")],
+    "fault",
+    [Fault(9, "status", status=500), Fault(9, "status", status=429), Fault(9, "reset"), Fault(9, "cut")],
     ids=["500", "429", "reset", "cut"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("method", ["info/refs", "fetch"])
 async def test_a_failing_host_is_transient(host: GitLocalnet, tool: Repository, method: str, fault: Fault) -> None:
     commit = tool.commit(SOURCE)
@@ -380,9 +451,24 @@ async def test_a_tree_that_is_too_deep_is_declined(host: GitLocalnet, tool: Repo
 
 @pytest.mark.parametrize(
     "name",
-    [b".git", b".GIT", b".Git", b"..", b".", b"a/b", b"../x", b"git~1", b".git\xe2\x80\x8c", b".git ", b".git::$DATA",
-     b"a\\..\\b", b"a\nb", b"\x1b[2J", b"\xff", b""],
-)  # fmt: skip
+    [
+        b".git",
+        b".GIT",
+        b".Git",
+        b"..",
+        b".",
+        b"a/b",
+        b"../x",
+        b"git~1",
+        b".git\xe2\x80\x8c",
+        b".git ",
+        b".git::$DATA",
+        b"a\\..\\b",
+        b"a\nb",
+        b"\x1b[2J",
+        b"\xff",
+    ],
+)
 @pytest.mark.parametrize("mode", [FILE, DIRECTORY])
 async def test_evil_names_are_not_kept(host: GitLocalnet, tool: Repository, name: bytes, mode: str) -> None:
     inner = tool.tree([(FILE, b"config", tool.blob(b"[core]\n\tfsmonitor = id\n"))])

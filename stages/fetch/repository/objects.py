@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from millrace.errors import Declined, DeclineReason, Permanent
+from millrace.errors import Declined, DeclineReason, MillraceError, Permanent
 from stages.fetch.repository.limits import GitLimits
-from stages.fetch.repository.process import Git, too_big
+from stages.fetch.repository.process import Git, failure, too_big
 
 _LARGEST_COMMIT_BYTES = 1024 * 1024
 _DEEPEST = 64
@@ -99,7 +100,10 @@ class Objects:
         assert stdin
         assert stdout
         stdin.write(f"{oid}\n".encode())
-        header = (await stdout.readline()).split()
+        line = await stdout.readline()
+        if not line:
+            raise await self._ended()
+        header = line.split()
         if len(header) != 3:
             raise Permanent(f"{kind} {oid} is missing from what the host sent", hint="the repository may be damaged")
         if header[1].decode() != kind:
@@ -107,11 +111,20 @@ class Objects:
         size = int(header[2])
         if size > most_bytes:
             raise too_big(f"the tree is larger than {self._limits.tree_bytes} bytes")
-        content = (await stdout.readexactly(size + 1))[:size]
+        try:
+            content = (await stdout.readexactly(size + 1))[:size]
+        except asyncio.IncompleteReadError:
+            raise await self._ended() from None
         # SHA-1 is what Git names things by. `git index-pack` has looked for known collisions in it.
         if hashlib.sha1(b"%s %d\0" % (header[1], size) + content).hexdigest() != oid:  # noqa: S324
             raise Permanent(f"{kind} {oid} is not what its name says", hint="the repository is damaged")
         return content
+
+    async def _ended(self) -> MillraceError:
+        """Why there is nothing more to read."""
+        assert self._process.stderr
+        errors = await self._process.stderr.read(_LARGEST_COMMIT_BYTES)
+        return failure(await self._process.wait(), errors.decode("utf-8", "replace"))
 
 
 def _parse(tree: bytes) -> Iterator[tuple[int, str, str]]:
