@@ -48,7 +48,12 @@ async def check_host(url: str) -> None:
 
 def check_address(address: str, host: str) -> None:
     """Raise ContentRefused if `address`, which `host` resolved to or connected to, is not public."""
+    if not is_public(address):
+        raise ContentRefused(f"{host} is at {address}, which is not a public address", hint=_HINT)
+
+
+def is_public(address: str) -> bool:
+    """True if the IP address is one that belongs to nobody's own machine or network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    if not (mapped or ip).is_global or ip.is_multicast:
-        raise ContentRefused(f"{host} is at {address}, which is not a public address", hint=_HINT)
+    return (mapped or ip).is_global and not ip.is_multicast

@@ -1,0 +1,1 @@
+"""A Git repository somebody else wrote, read without ever being checked out."""
