@@ -141,6 +141,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         """The flow runs of which the server was asked whether they may be `Pending`."""
         self._pending: set[UUID] = set()
         """The flow runs that are `Pending` by our word and have no process yet."""
+        self._missed = False
+        """Whether a look found no room, or was not taken, so that there may be something to take now."""
         self._worth_a_look = asyncio.Event()
         self._one_look = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
@@ -208,7 +210,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             await self._starting.acquire()
         finally:
             self._waiting -= 1
-            self._worth_a_look.set()
+            self._look_if_one_was_missed()
         try:
             await super()._submit_run(flow_run)
             if flow_run.id not in self._proposed:
@@ -249,7 +251,12 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
 
     def _release_limit_slot(self, flow_run_id: UUID) -> None:
         super()._release_limit_slot(flow_run_id)
-        self._worth_a_look.set()
+        self._look_if_one_was_missed()
+
+    def _look_if_one_was_missed(self) -> None:
+        if self._missed:
+            self._missed = False
+            self._worth_a_look.set()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         """What is due, less what runs here: somebody may put a flow run back whose process is alive."""
@@ -291,10 +298,13 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         """Take what is due, as Prefect's workers do, unless some that were taken wait for their turn to start."""
         async with self._one_look:
             if self._waiting:
+                self._missed = True
                 self._last_polled_time = datetime.now(UTC)  # or it would be taken for one that hangs
                 return []
             try:
-                return await super().get_and_submit_flow_runs()
+                taken = await super().get_and_submit_flow_runs()
+                self._missed = self._limiter is not None and not self._limiter.available_tokens
+                return taken
             except RuntimeError:
                 # A flow run that still has its slot was due again: the limiter refuses, and Prefect's worker would end.
                 _logger.exception("some flow runs were not taken; trying again at the next look")
