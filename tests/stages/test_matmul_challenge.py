@@ -74,7 +74,7 @@ def test_the_root_is_that_of_a_plain_integer_product(n: int, block_hash: bytes) 
     assert solve_on_cpu(challenge, 1).root == plain_root(plain(challenge))
 
 
-@pytest.mark.parametrize("n", [1_023, 1_024, 1_025, 2_500])
+@pytest.mark.parametrize("n", [1_023, 1_024, 1_025, 2_500, 4_096])
 def test_larger_sides_are_as_exact(n: int) -> None:
     """Several panels, and rows that begin in the middle of Philox's words."""
     challenge = challenge_of(n)
