@@ -19,7 +19,9 @@ from deployments.stack import base_environment, free_port, prefect_environment, 
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A real Prefect server for all tests of flows, on the database that `millrace up` would take here."""
     folder, port = tmp_path_factory.mktemp("flows"), free_port()
-    environment = {**base_environment(), **prefect_environment(folder, port)}
+    # What happened to a task is asked for right after it: it is to be recorded at once, as by Prefect's default.
+    at_once = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "1"}
+    environment = {**base_environment(), **prefect_environment(folder, port), **at_once}
     url = environment["PREFECT_API_URL"]
     with Processes(folder / "logs") as processes:
         asyncio.run(start_database_and_server(processes, environment, port, folder, durable=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import pytest
 from given_tools import Tools
 from prefect import State, flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import TaskRun
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from pydantic import BaseModel
 
@@ -160,8 +162,12 @@ async def test_a_declined_stage_says_so_in_its_state() -> None:
                 seen["reason"] = error.reason
 
     await refusing()
+    task_runs: list[TaskRun] = []
     async with get_client() as client:
-        task_runs = [run for run in await client.read_task_runs() if run.name.startswith("refuse")]
+        deadline = time.monotonic() + 10
+        while not task_runs and time.monotonic() < deadline:  # the server hears of it by an event
+            await asyncio.sleep(0.05)
+            task_runs = [run for run in await client.read_task_runs() if run.name.startswith("refuse")]
     assert seen == {"reason": DeclineReason.too_poor}
     assert [run.state_name for run in task_runs] == ["Declined"]
 
