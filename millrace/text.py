@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from pydantic import ValidationError
+
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -23,6 +25,11 @@ def printable(text: str, longest: int = 4_000) -> str:
 def printable_lines(text: str, longest: int = 20_000) -> str:
     """`text` with its lines kept, each of them `printable` and at most `longest` characters."""
     return "\n".join(printable(line, longest) for line in text.split("\n"))
+
+
+def faults_in(error: ValidationError) -> str:
+    """What pydantic found wrong, in one line: where, and what is the matter there."""
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
 
 
 def _escape(character: str) -> str:

@@ -11,6 +11,7 @@ from millrace.errors import Declined, DeclineReason, Permanent
 from millrace.job import Job
 from millrace.network import Network
 from millrace.settings import Settings
+from millrace.text import faults_in
 from protocols.validator.job import PocJob
 from protocols.validator.messages import MatmulTask, kind_of
 from stages.discover.validator import Inbox
@@ -85,9 +86,8 @@ async def admit_poc_job(job_id: str, *, inbox: Inbox, answers: Answers, settings
     try:
         task = MatmulTask.model_validate(job.payload)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise MalformedPayload(
-            f"the payload is no {PORTABLE}: {told}", hint="block_hash: 64 hex digits; n: a side"
+            f"the payload is no {PORTABLE}: {faults_in(error)}", hint="block_hash: 64 hex digits; n: a side"
         ) from None
     if task.n > settings.validator.largest_size:
         raise Declined(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from localnet.computechain.chain import Chain
@@ -11,34 +10,21 @@ from localnet.computechain.controls import actions
 from localnet.computechain.routes import ROUTES, HttpError, Request, Route
 from localnet.controls import CONTROL_PATH, control
 from localnet.faults import INSTEAD_OF_AN_ANSWER, Fault
-from localnet.http_server import Connection, StandInServer
+from localnet.http_server import Connection
+from localnet.ticking_server import TickingServer
 
-_TICK_SECONDS = 0.05
 
-
-class Server(StandInServer):
+class Server(TickingServer):
     """Serves one chain, and sees to it that its blocks come in time when nobody asks."""
 
     def __init__(self, chain: Chain, port: int) -> None:
-        super().__init__(port, _Connection, "localnet-computechain")
+        super().__init__(port, _Connection, "localnet-computechain", chain.settle)
         self.chain = chain
-        self._ticks = threading.Thread(target=self._tick, name="localnet-computechain-blocks", daemon=True)
-
-    def start(self) -> None:
-        """Answer requests and make blocks, in threads of its own."""
-        super().start()
-        self._ticks.start()
 
     def stop(self) -> None:
-        """Close the port and every connection, and wait until all threads are gone."""
+        """As every server, but first let go of those who wait for the chain."""
         self.chain.events.close()
         super().stop()
-        if self._ticks.ident is not None:
-            self._ticks.join()
-
-    def _tick(self) -> None:
-        while not self.stopping.wait(_TICK_SECONDS):
-            self.chain.settle()
 
 
 class _Connection(Connection):

@@ -4,51 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from localnet.controls import CONTROL_PATH, control
 from localnet.faults import INSTEAD_OF_AN_ANSWER, Fault
-from localnet.http_server import Connection, StandInServer
+from localnet.http_server import Connection
 from localnet.near.chain import Chain
 from localnet.near.controls import actions
 from localnet.near.json_views import neardata_view
 from localnet.near.rpc import answer
 from localnet.near.rpc_fault import RpcFault, parse_error
+from localnet.ticking_server import TickingServer
 
-_TICK_SECONDS = 0.05
 _BLOCK_PATH = re.compile(r"/v0/block/(\d{1,18})/?")
 
 
-class Server(StandInServer):
+class Server(TickingServer):
     """Serves one chain, and sees to it that its blocks come in time when nobody asks.
 
     Arguments: `wait_seconds` is how long a call waits for a transaction before it answers that time is up.
     """
 
     def __init__(self, chain: Chain, port: int, wait_seconds: float) -> None:
-        super().__init__(port, _Connection, "localnet-near")
+        super().__init__(port, _Connection, "localnet-near", chain.settle)
         self.chain = chain
         self.wait_seconds = wait_seconds
-        self._ticks = threading.Thread(target=self._tick, name="localnet-near-blocks", daemon=True)
-
-    def start(self) -> None:
-        """Answer requests and make blocks, in threads of its own."""
-        super().start()
-        self._ticks.start()
 
     def stop(self) -> None:
-        """Close the port and every connection, and wait until all threads are gone."""
+        """As every server, but first let go of those who wait for the chain."""
         self.chain.stopping.set()
         super().stop()
-        if self._ticks.ident is not None:
-            self._ticks.join()
-
-    def _tick(self) -> None:
-        while not self.stopping.wait(_TICK_SECONDS):
-            self.chain.settle()
 
 
 class _Connection(Connection):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from millrace.errors import DeclineReason
-from millrace.text import printable
+from millrace.text import faults_in, printable
 
 MOST_BYTES = 1 << 20
 """Of one message in either direction; jobs are some hundred bytes."""
@@ -107,7 +107,7 @@ def _message(document: Any, raw: str | bytes) -> Incoming:
         message = JobMessage.model_validate(document)
         fault = _fault_of(message.payload)
     except ValidationError as error:
-        fault = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        fault = faults_in(error)
     if fault:
         return Malformed(job_id=_readable_id(document.get("job_id")), fault=_plain(fault, 300))
     return message
