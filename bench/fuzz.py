@@ -47,7 +47,7 @@ def main() -> int:
     except ImportError:
         print("atheris is not installed: its wheels are for Linux on x86-64", file=sys.stderr)
         return 2
-    instrumented = ["millrace", "protocols", "bench.fuzzing.controls"]
+    instrumented = ["millrace", "protocols", "stages", "bench.fuzzing.controls"]
     with (
         contextlib.redirect_stderr(io.StringIO()),  # it tells the name of every module
         atheris.instrument_imports(include=instrumented, enable_loader_override=False),

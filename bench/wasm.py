@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -92,10 +92,12 @@ def _module(body: str, more: str = "") -> bytes:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure what a child of its own costs a WASM module.")
     parser.add_argument("--rounds", type=int, default=30, help="runs of each contender")
-    return measure(load_settings(), max(2, parser.parse_args().rounds))
+    parser.add_argument("--jobs", type=int, default=len(jobs()), help="only so many of the jobs, the shortest first")
+    asked = parser.parse_args()
+    return measure(load_settings(), max(2, asked.rounds), jobs()[: max(1, asked.jobs)])
 
 
-def measure(settings: Settings, rounds: int) -> int:
+def measure(settings: Settings, rounds: int, jobs: Sequence[Job]) -> int:
     costs: list[Cost] = []
     absent = {}
     with ExitStack() as stack:
@@ -106,7 +108,7 @@ def measure(settings: Settings, rounds: int) -> int:
         interpreter = shutil.which("wasm-interp")
         if interpreter is None:
             absent["wasm-interp"] = "not installed (apt install wabt)"
-        for job in jobs():
+        for job in jobs:
             runs: dict[str, Run] = {
                 BARE: bare(job, target=None),
                 WARM: partial(once, warm, job),

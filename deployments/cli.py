@@ -19,6 +19,7 @@ from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact, register_secrets_of
 from millrace.settings import Settings, load_settings
 from millrace.text import printable
+from stages.drain import DrainMark
 
 _HELP = "Find jobs on blockchains, do them in a sandbox, and submit the results exactly once."
 
@@ -68,36 +69,91 @@ def demo(
 @app.command()
 def up(
     port: Annotated[int, typer.Option(help="Port of the Prefect server, on loopback.")] = 4200,
-    limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 4,
+    limit: Annotated[int, typer.Option(help="Jobs at a time, in each pool.")] = 4,
+    grace: Annotated[float, typer.Option(help="Seconds that jobs have to end after Ctrl-C or SIGTERM.")] = 60.0,
 ) -> None:
     """Start a Prefect server, the deployments and a worker on this machine, with your settings, until Ctrl-C."""
     from deployments.up import run_up
 
-    asyncio.run(run_up(_settings(), port=port, limit=limit))
+    asyncio.run(run_up(_settings(), port=port, limit=limit, grace_seconds=grace))
 
 
 @app.command()
 def worker(
     pool: Annotated[str, typer.Option(help="The work pool to take flow runs from.")] = "cpu",
-    limit: Annotated[int, typer.Option(help="Flow runs at a time.")] = 4,
+    limit: Annotated[int, typer.Option(help="Jobs at a time; the pool cpu also runs the watches.")] = 4,
     kind: Annotated[
         str, typer.Option("--type", help="`warm`, or `process`: Prefect's own, which starts Python for each flow run.")
     ] = "warm",
+    health: Annotated[
+        bool, typer.Option("--health", help="Serve /health and /metrics beside it; see `health`.")
+    ] = False,
 ) -> None:
     """Check the sandbox, take up what a killed worker left, then serve the work pool."""
+    from deployments.enlisted import Workers
     from deployments.prepare import ensure_server_is_known, prepare_worker
-    from deployments.stack import pinned_settings, private_folder
+    from deployments.stack import pinned_settings, private_folder, room, serve_beside
+    from deployments.temporary import folder_of_worker, sweep_temporary
 
     # A shell's `command &` hands down an ignored SIGINT, with which Prefect's worker could not be stopped.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     ensure_server_is_known()
     own = _settings()
     os.environ |= pinned_settings(own)
-    os.environ["TMPDIR"] = str(private_folder(own.data_dir.absolute() / "tmp"))
+    private_folder(own.data_dir.absolute() / "tmp")
+    sweep_temporary(own.data_dir.absolute())
+    os.environ["TMPDIR"] = str(folder_of_worker(own.data_dir.absolute()))
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", ",".join(OUR_LOGGERS))
-    asyncio.run(prepare_worker(own, console))
-    arguments = ["worker", "start", "--pool", pool, "--type", kind, "--limit", str(limit)]
+    if DrainMark(own.data_dir).end_at_start():
+        console.print("the draining has ended: jobs are taken again", markup=False)
+    checks = asyncio.run(prepare_worker(own, console, pool))
+    Workers(own.data_dir).enlist(pool, kind, checks)
+    if health:
+        serve_beside(pool)
+    arguments = ["worker", "start", "--pool", pool, "--type", kind, "--limit", str(room(pool, limit))]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])  # noqa: S606
+
+
+@app.command()
+def drain(
+    wait: Annotated[bool, typer.Option(help="Wait until nothing is left; else say what is left now.")] = True,
+    timeout: Annotated[float | None, typer.Option(help="Wait so many seconds at most; without it, for ever.")] = None,
+    end: Annotated[bool, typer.Option("--end", help="Take jobs again.")] = False,
+) -> None:
+    """Take nothing new on this machine and finish what runs; exit code 0 once it is empty."""
+    from deployments import draining
+
+    own = _settings()
+    code = draining.end_drain(own, console) if end else draining.drain(own, console, wait=wait, timeout_seconds=timeout)
+    raise typer.Exit(code)
+
+
+@app.command()
+def health(
+    serve: Annotated[bool, typer.Option("--serve", help="Answer /health and /metrics until Ctrl-C.")] = False,
+    pool: Annotated[
+        list[str] | None, typer.Option(help="A pool that must have a worker here; may be repeated.")
+    ] = None,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+) -> None:
+    """Say how this machine's workers do; exit code 0 if they are well. `--serve` says so over HTTP."""
+    import json
+    import time
+
+    from deployments.health import Examiner
+    from deployments.health_server import Reporter, listen
+    from deployments.health_server import serve as answer
+    from flows.networks import needed_pools
+
+    own = _settings()
+    examiner = Examiner(own, pool or needed_pools(own))
+    if serve:
+        asyncio.run(answer(Reporter(examiner), listen(own.health), until_stdin_ends=until_stdin_ends))
+        return
+    examiner.try_engine(time.time())
+    snapshot = examiner.look(time.time())
+    sys.stdout.write(json.dumps(snapshot.document(), indent=1) + "\n")
+    raise typer.Exit(int(bool(snapshot.reasons)))
 
 
 @app.command()
@@ -130,12 +186,31 @@ def localnet(
     solana_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
     block_seconds: Annotated[float, typer.Option(help="Time between two blocks of ComputeChain.")] = 5.0,
 ) -> None:
-    """Run the local stand-ins (Solana, ComputeChain, IPFS, Pinata) on loopback until Ctrl-C."""
+    """Run the local stand-ins (Solana, ComputeChain, NEAR, IPFS, Pinata, Git) on loopback until Ctrl-C."""
     from deployments.localnet import run_localnet
 
     run_localnet(
         console, info=info, slot_milliseconds=slot_milliseconds, solana_port=solana_port, block_seconds=block_seconds
     )
+
+
+@app.command()
+def jobs(
+    quarantined: Annotated[bool, typer.Option(help="Only those that were given up, with the reasons.")] = False,
+    retry: Annotated[
+        str, typer.Option(help="Send this job back from quarantine, by its key; `all` sends them all.")
+    ] = "",
+) -> None:
+    """Show what has become of the jobs; with --quarantined, the exit code is 1 if there are any."""
+    from deployments.jobs import retry_job, show_jobs
+    from deployments.prepare import ensure_server_is_known
+
+    ensure_server_is_known()
+    _settings()
+    if retry:
+        asyncio.run(retry_job(console, retry))
+    else:
+        raise typer.Exit(asyncio.run(show_jobs(console, quarantined=quarantined)))
 
 
 @app.command(name="verify")

@@ -18,9 +18,11 @@ from prefect.client.orchestration import PrefectClient
 from rich.console import Console
 
 from deployments.database import URL_NAMES
+from deployments.demo_builder import DemoBuilder, find_builder
 from deployments.demo_challenges import CHALLENGE_SETTINGS, begun_challenges, fund_worker
 from deployments.demo_jobs import JOBS, WALL_SECONDS, DemoJob
 from deployments.demo_report import verdict_table
+from deployments.demo_requests import REQUEST_SETTINGS, demo_requests, make_requests
 from deployments.demo_validator import PushedJob, push_job
 from deployments.localnet import localnet_settings
 from deployments.preflight import missing
@@ -98,6 +100,7 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     began = time.monotonic()
     grouped = open_bubblewrap(Settings()).hierarchy is not None
     jobs = JOBS if grouped else tuple(job.without_groups() for job in JOBS)
+    builder = await asyncio.to_thread(find_builder)
     port = free_port()
     environment = {
         **_without_settings(base_environment()),
@@ -106,7 +109,9 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
         "MILLRACE_LIMITS__WALL_SECONDS": str(WALL_SECONDS),
         "MILLRACE_CLOUDMESH__KEYPAIR_PATH": str(folder / "worker-keypair.json"),
         **CHALLENGE_SETTINGS,
+        **REQUEST_SETTINGS,
         "MILLRACE_COMPUTECHAIN__KEYSTORE": str(folder / "keys"),
+        "MILLRACE_COMPILE__IMAGE": builder.image,
         "POLL_INTERVAL": "2",
         "MILLRACE_MAX_IN_FLIGHT": str(len(JOBS)),
     }
@@ -118,6 +123,9 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
     console.print(f"  {line}\n  Prefect UI: http://127.0.0.1:{port}\nposting {len(jobs)} jobs ...", markup=False)
     posted = await asyncio.to_thread(_post_jobs, jobs, addresses, folder)
     await asyncio.to_thread(fund_worker, addresses, folder / "keys")
+    requests = demo_requests(compiles=bool(builder.image), addresses=addresses)
+    console.print(_told_builder(builder), markup=False)
+    asked = await asyncio.to_thread(make_requests, addresses, requests)
     pushed = PushedJob()
     await asyncio.to_thread(push_job, addresses, pushed)
     console.print("creating the work pools and the deployments of prefect.yaml ...")
@@ -128,16 +136,16 @@ async def _demo(console: Console, processes: Processes, folder: Path, *, keep: b
         for pool in POOLS:
             start_worker(processes, environment, _FLOW_RUNS_AT_ONCE, pool)
         console.print("workers started; they test their sandbox, then serve their pools\n")
-        progress = Progress(console, client, lambda runs: [*posted, *begun_challenges(runs), pushed])
+        progress = Progress(console, client, lambda runs: [*posted, *begun_challenges(runs), pushed, *asked])
         finished = await progress.follow(processes.check, _JOBS_DEADLINE_SECONDS)
         runs = await job_runs(client)
         table, good = await asyncio.to_thread(
-            verdict_table, runs, posted, begun_challenges(runs), pushed, addresses, folder
+            verdict_table, runs, posted, begun_challenges(runs), pushed, asked, addresses, folder
         )
     console.print(table)
     if not finished:
         console.print(f"not every job ended within {_JOBS_DEADLINE_SECONDS:.0f} s", style="red")
-        for name in ("worker", "worker-gpu"):
+        for name in ("worker", "worker-gpu", "worker-docker"):
             console.print(processes.log_tail(name, 30), markup=False)
     good = good and finished
     outcome = "every job ended as it should" if good else "something did NOT end as it should"
@@ -202,6 +210,12 @@ async def _start_cancelled(client: PrefectClient, posted: list[Posted]) -> None:
     for entry in posted:
         if entry.job.cancelled:
             await client.create_flow_run_from_deployment(deployment.id, parameters={"job_address": entry.address})
+
+
+def _told_builder(builder: DemoBuilder) -> str:
+    if builder.image:
+        return f"a repository will be compiled in Docker, in the image {builder.image.removeprefix('sha256:')[:12]}"
+    return f"nothing can be compiled here, a prebuilt module is used instead: {builder.why}"
 
 
 def _where_to_look(console: Console, port: int, *, keep: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from deployments.demo_challenges import Challenge, challenge_faults
 from deployments.demo_jobs import DemoJob
+from deployments.demo_requests import Asked, answers_fault, request_faults
 from deployments.demo_validator import PushedJob, pushed_faults
 from localnet.solana.client import JobPoster
 from millrace.receipt import Receipt
@@ -21,7 +23,7 @@ from millrace.receipt_log import ReceiptLog
 from millrace.text import printable
 from protocols.solana.job_account import JobAccount, JobStatus
 
-_STAGES = ("fetch", "execute", "upload", "sign", "confirm")
+_STAGES = ("fetch", "compile", "execute", "upload", "sign", "confirm")
 
 
 class Judged(Protocol):
@@ -37,6 +39,7 @@ def verdict_table(
     posted: Sequence[Judged],
     challenges: Sequence[Challenge],
     pushed: PushedJob,
+    asked: Sequence[Asked],
     addresses: dict[str, str],
     folder: Path,
 ) -> tuple[Table, bool]:
@@ -50,7 +53,7 @@ def verdict_table(
         *_STAGES,
         "fee",
         "price",
-        title="seconds a stage; lamports and wei",
+        title="seconds a stage; lamports, wei and NEAR",
     )
     all_good = True
     with httpx.Client(timeout=10) as http:
@@ -70,6 +73,15 @@ def verdict_table(
         faults = pushed_faults(http, addresses, pushed, run, receipt)
         all_good = all_good and not faults
         table.add_row(*_row(pushed.title, run, receipt, faults))
+        for request in asked:
+            receipt = receipts.find(request.key(addresses))
+            run = runs.get(request.job_id)
+            faults = request_faults(http, addresses, request, run, receipt)
+            all_good = all_good and not faults
+            table.add_row(*_row(request.title, run, receipt, faults))
+        if faults := answers_fault(http, addresses, len(asked)):
+            all_good = False
+            table.add_row("NEAR", Text(printable("; ".join(faults)), "red"))
     receipts.verify()
     return table, all_good
 
@@ -88,18 +100,24 @@ def _row(name: str, run: FlowRun | None, receipt: Receipt | None, faults: list[s
         Text(_short(receipt.transaction_id)),
         *seconds,
         _fee(receipt),
-        f"{receipt.price:,}" if receipt.price is not None else "",
+        _amount(receipt.price, receipt.network) if receipt.price is not None else "",
     ]
 
 
 def _fee(receipt: Receipt) -> str:
     unknown = "?" if receipt.transaction_id else ""
-    return f"{receipt.fee:,}" if receipt.fee is not None else unknown
+    return _amount(receipt.fee, receipt.network) if receipt.fee is not None else unknown
+
+
+def _amount(amount: int, network: str) -> str:
+    """In the smallest unit, but for NEAR's, of which nobody can read so many."""
+    return f"{Decimal(amount).scaleb(-24):.6f}" if network == "offchainvm" else f"{amount:,}"
 
 
 def _ended(receipt: Receipt) -> str:
     if receipt.execution is not None:
-        return f"{receipt.execution.status}, {receipt.execution.returncode}"
+        code = receipt.execution.returncode
+        return receipt.execution.status if code is None else f"{receipt.execution.status}, {code}"
     return f"root {_short(receipt.solved.root)}" if receipt.solved is not None else ""
 
 

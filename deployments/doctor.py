@@ -18,11 +18,13 @@ from millrace.text import printable
 from protocols.ipfs.content import open_content
 from protocols.ipfs.gateway import Gateway
 from protocols.validator.link import validator_label
+from stages.compile.diagnosis import diagnose_builder
 from stages.discover.validator_opening import address_of, link_of
 from stages.execute.matmul.cupy_device import cards
 from stages.execute.matmul.stage import ensure_solvable
 from stages.execute.sandbox.diagnosis import diagnose
-from stages.submit.outbox import Outbox
+from stages.execute.wasm.diagnosis import diagnose_wasm
+from stages.submit.outbox_diagnosis import diagnose_outbox
 
 _STYLES = {"ok": "green", "weak": "yellow", "missing": "red"}
 
@@ -33,11 +35,12 @@ async def examine(settings: Settings, console: Console) -> int:
         *_variables(),
         *await asyncio.to_thread(diagnose, settings),
         await asyncio.to_thread(_database, settings),
-        *_outbox(settings),
+        *await asyncio.to_thread(diagnose_outbox, settings),
         *await _content(settings),
         *await _networks(settings),
         *await _validator(settings),
         *await asyncio.to_thread(_device, settings),
+        *await _modules(settings),
     ]
     width = max(len(level) for level in _STYLES)
     for finding in findings:
@@ -63,12 +66,6 @@ def _database(settings: Settings) -> Finding:
     if isinstance(choice, Sqlite):
         return Finding("weak", f"database: {choice.told}", choice.remedy)
     return Finding("ok", f"database: {choice.told}")
-
-
-def _outbox(settings: Settings) -> list[Finding]:
-    damaged = Outbox(settings.data_dir / "outbox").damaged()
-    remedy = "restore it, or look up on the chain what this worker sent, before moving it away"
-    return [Finding("weak", f"outbox: {path} cannot be read: its job's fate is not known", remedy) for path in damaged]
 
 
 async def _content(settings: Settings) -> list[Finding]:
@@ -151,6 +148,21 @@ def _device(settings: Settings) -> list[Finding]:
         remedy = "`nvidia-smi` counts them from 0, and `make setup GPU=1` installs what uses them"
         return [Finding("missing", f"device: {compute.device} is not among the {count} that can be used", remedy)]
     return [Finding("ok", f"device: {compute.device}, of {count} that can be used")]
+
+
+async def _modules(settings: Settings) -> list[Finding]:
+    """What modules would be compiled with and run in; nothing if OffchainVM is not served."""
+    served = networks().get("offchainvm")
+    if served is None or not served.configured(settings):
+        return []
+    builder = await diagnose_builder(settings) or [
+        Finding(
+            "weak",
+            "compile: no builder image is named, so that only requests which name a module can be served",
+            "deployments/images/wasm-builder makes one; set MILLRACE_COMPILE__IMAGE to its id",
+        )
+    ]
+    return [*await asyncio.to_thread(diagnose_wasm, settings), *builder]
 
 
 def _failed(what: str, error: MillraceError, level: Level) -> Finding:

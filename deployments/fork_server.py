@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import signal
 import socket
+import tempfile
+from collections.abc import Sequence
+from multiprocessing import util
 
 import anyio
 import psutil
@@ -20,9 +24,34 @@ _SERVER_IS_GONE = 255
 """Exit code that multiprocessing gives a process whose fork server ended before it."""
 
 
-async def start_fork_server() -> None:
-    """Start the fork server; returns when it has imported everything. Permanent if it could not."""
-    _FORK_SERVER.set_forkserver_preload(list(PRELOADED))
+_LONGEST_ADDRESS_BYTES = 107
+"""Of a Unix socket: what is longer cannot be listened at (unix(7))."""
+
+_LISTENER = "/pymp-12345678/listener-12345678"
+"""What multiprocessing puts behind a folder for temporary files to listen at."""
+
+
+def ensure_room_for_address() -> str:
+    """Let multiprocessing listen where a socket's address fits; returns the folder.
+
+    That is the folder for temporary files, or /tmp where the way to it is too long: a folder there for us alone.
+    """
+    chosen = tempfile.gettempdir()
+    if len(os.fsencode(f"{chosen}{_LISTENER}")) > _LONGEST_ADDRESS_BYTES:
+        tempfile.tempdir = "/tmp"  # noqa: S108  (multiprocessing makes a private folder in it, and keeps to that)
+    try:
+        return str(util.get_temp_dir())
+    finally:
+        tempfile.tempdir = chosen
+
+
+async def start_fork_server(more: Sequence[str] = ()) -> None:
+    """Start the fork server; returns when it has imported everything. Permanent if it could not.
+
+    `more` are modules to import besides, at last.
+    """
+    ensure_room_for_address()
+    _FORK_SERVER.set_forkserver_preload([*PRELOADED, *more])
     first = _FORK_SERVER.Process(target=ensure_preloaded)
     cannot = Permanent("flow runs cannot be started warm: see the error above", hint="is Millrace installed whole?")
     try:

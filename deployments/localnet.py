@@ -6,12 +6,17 @@ import json
 import signal
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
 from localnet.computechain import ComputeChainLocalnet
+from localnet.crates import SAMPLES, CratesLocalnet
+from localnet.git import GitLocalnet
+from localnet.git.samples import add_sample
 from localnet.ipfs import IpfsLocalnet
+from localnet.near import NearLocalnet
 from localnet.solana import SolanaLocalnet
 from localnet.validator import ValidatorLocalnet
 
@@ -21,11 +26,26 @@ _SETTINGS = {
     "MILLRACE_COMPUTECHAIN__RPC_URLS": "computechain_rpc_url",
     "MILLRACE_COMPUTECHAIN__CHAIN_ID": "computechain_chain_id",
     "MILLRACE_VALIDATOR__URL": "validator_url",
+    "MILLRACE_NEAR__RPC_URLS": "near_rpc_url",
+    "MILLRACE_NEAR__NEARDATA_URL": "near_rpc_url",
+    "MILLRACE_NEAR__CONTRACT_ID": "near_contract_id",
+    "MILLRACE_NEAR__ACCOUNT_ID": "near_account_id",
+    "MILLRACE_NEAR__PRIVATE_KEYS": "near_private_key",
+    "MILLRACE_COMPILE__HOSTS": "git_host",
+    "MILLRACE_COMPILE__REGISTRY_MIRROR": "crates_index",
     "MILLRACE_IPFS__GATEWAYS": "ipfs_gateway_url",
     "MILLRACE_IPFS__PINATA_API": "pinata_url",
     "MILLRACE_IPFS__PINATA_JWT": "pinata_jwt",
 }
 """What of the addresses a worker has to be told, by its settings."""
+
+
+_ALLOWED = (
+    "MILLRACE_IPFS__ALLOW_PRIVATE_GATEWAYS",
+    "MILLRACE_COMPILE__ALLOW_PRIVATE_HOSTS",
+    "MILLRACE_COMPILE__ALLOW_PRIVATE_REGISTRY",
+)
+"""What a worker has to allow for it: loopback is no public address."""
 
 
 def run_localnet(
@@ -41,7 +61,11 @@ def run_localnet(
         ComputeChainLocalnet(block_seconds=block_seconds) as compute,
         IpfsLocalnet(Path(folder)) as ipfs,
         ValidatorLocalnet() as validator,
+        NearLocalnet() as near,
+        CratesLocalnet() as crates,
+        ExitStack() as stack,
     ):
+        crates.publish(*SAMPLES)
         addresses = {
             "solana_rpc_url": solana.url,
             "program_id": solana.program_id,
@@ -56,6 +80,12 @@ def run_localnet(
             "pinata_url": ipfs.pinata_url,
             "pinata_jwt": ipfs.pinata_jwt,
             "pinning_service_url": ipfs.pinning_service_url,
+            "near_rpc_url": near.url,
+            "near_contract_id": near.contract_id,
+            "near_account_id": near.operator_id,
+            "near_private_key": near.operator.secret_key,
+            "crates_index": crates.index,
+            **_git_host(stack, Path(folder) / "git"),
         }
         if info:
             partial = info.with_suffix(".partial")
@@ -73,7 +103,17 @@ def run_localnet(
         ended.wait()
 
 
+def _git_host(stack: ExitStack, folder: Path) -> dict[str, str]:
+    """The addresses of a Git host with a sample on it; none where Git is not installed."""
+    try:
+        host = stack.enter_context(GitLocalnet(folder))
+    except RuntimeError:
+        return {}
+    url, commit = add_sample(host)
+    return {"git_host": "127.0.0.1", "sample_repo": url, "sample_commit": commit}
+
+
 def localnet_settings(addresses: dict[str, str]) -> dict[str, str]:
     """The environment with which a worker uses a localnet at these addresses; what is not there is not served."""
     found = {setting: addresses[name] for setting, name in _SETTINGS.items() if name in addresses}
-    return {**found, "MILLRACE_IPFS__ALLOW_PRIVATE_GATEWAYS": "true"}
+    return {**found, **dict.fromkeys(_ALLOWED, "true")}

@@ -119,6 +119,17 @@ class Processes:
         """The running child of that name. KeyError if there is none."""
         return psutil.Process({child.name: child.popen.pid for child in self._children}[name])
 
+    def ask_to_end(self, name: str) -> None:
+        """Ask the child to end, and do not wait for it."""
+        for child in self._children:
+            if child.name == name and child.popen.poll() is None:
+                child.popen.send_signal(child.stop_signal)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether the child has ended, or there is none of that name."""
+        self._bury_adopted()
+        return all(child.popen.poll() is not None for child in self._children if child.name == name)
+
     def stop(self, name: str, patience_seconds: float = 10.0) -> None:
         """Ask the child and everything below it to end; after `patience_seconds`, end it."""
         for child in self._children:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.exceptions import ObjectNotFound
 
+from deployments.automations import HEARTBEAT_SECONDS, create_automations, retention
 from deployments.database import open_database
 from deployments.processes import Processes, wait_until
 from deployments.worker import WarmWorker
@@ -25,10 +27,18 @@ from millrace.settings import ENV_FILE_NAME, Settings, env_file
 PROJECT = Path(__file__).resolve().parent.parent
 """Where prefect.yaml and the flows are."""
 
-POOLS = ("cpu", "gpu")
-"""The work pools of prefect.yaml: what runs anywhere, and what wants a GPU and makes do with a CPU."""
+POOLS = ("cpu", "gpu", "docker")
+"""The work pools of prefect.yaml: what runs anywhere, what wants a GPU and makes do with a CPU, what compiles."""
+
+_STANDING = 6
+"""Flow runs of the pool `cpu` that are no jobs and run nearly all the time: watches, links, reconcile."""
 
 POOL_TYPE = WarmWorker.type
+
+
+def room(pool: str, limit: int) -> int:
+    """How many flow runs a pool and its worker have to hold so that `limit` jobs can run in it at a time."""
+    return limit + _STANDING if pool == "cpu" else limit
 
 
 def free_port() -> int:
@@ -54,6 +64,7 @@ def prefect_environment(data_dir: Path, port: int) -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         # Our server demands no CSRF tokens, yet every client would ask for one first.
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": "0.2",
         "PREFECT_WORKER_PREFETCH_SECONDS": "0",
         "DO_NOT_TRACK": "1",
@@ -86,14 +97,21 @@ def base_environment() -> dict[str, str]:
 
 
 async def start_database_and_server(
-    processes: Processes, environment: Mapping[str, str], port: int, data_dir: Path, *, durable: bool = True
+    processes: Processes,
+    environment: Mapping[str, str],
+    port: int,
+    data_dir: Path,
+    *,
+    durable: bool = True,
+    history_days: int = 30,
 ) -> str:
     """Open the database, start the Prefect server on it, and return the line that says which one it is.
 
-    The server alone learns the database's address. Not `durable`: see `open_database`.
+    The server alone learns the database's address. Not `durable`: see `open_database`. What ended more than
+    `history_days` ago is forgotten.
     """
     database = await open_database(processes, data_dir, durable=durable)
-    await start_server(processes, {**environment, **database.environment}, port)
+    await start_server(processes, {**retention(history_days), **environment, **database.environment}, port)
     return database.line
 
 
@@ -106,13 +124,18 @@ _SERVER = {
 
 async def start_server(processes: Processes, environment: Mapping[str, str], port: int) -> None:
     """Start the Prefect server and wait until it answers."""
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    processes.start("prefect-server", command, {**_SERVER, **environment})
+    launch_server(processes, environment, port)
     await wait_until(lambda: _answers(f"{environment['PREFECT_API_URL']}/health"), "the Prefect server", 90, processes)
 
 
+def launch_server(processes: Processes, environment: Mapping[str, str], port: int) -> None:
+    """Start the Prefect server and do not wait for it."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    processes.start("prefect-server", command, {**_SERVER, **environment})
+
+
 async def deploy(environment: Mapping[str, str], limit: int) -> None:
-    """Create the work pools, each with room for `limit` flow runs, and every deployment of prefect.yaml.
+    """Create the work pools, each with room for `limit` jobs, and every deployment of prefect.yaml.
 
     Raises Permanent if a pool of ours is of another type, or with Prefect's own words if it refuses.
     """
@@ -120,8 +143,11 @@ async def deploy(environment: Mapping[str, str], limit: int) -> None:
     async with PrefectClient(environment["PREFECT_API_URL"]) as client:
         for pool in POOLS:
             await _ensure_type(client, pool)
-            wanted = WorkPoolCreate(name=pool, type=POOL_TYPE, base_job_template=template, concurrency_limit=limit)
+            wanted = WorkPoolCreate(
+                name=pool, type=POOL_TYPE, base_job_template=template, concurrency_limit=room(pool, limit)
+            )
             await client.create_work_pool(wanted, overwrite=True)
+        await create_automations(client)
     await _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(_prefect_file())], environment)
 
 
@@ -146,15 +172,22 @@ def _prefect_file() -> Path:
 
 async def first_look(client: PrefectClient) -> None:
     """Look for jobs everywhere now, instead of at the schedule's first time, up to a minute away."""
-    looking = FlowFilter(name=FlowFilterName(any_=["watch", "validator"]))
+    looking = FlowFilter(name=FlowFilterName(any_=["watch", "validator", "coordinator"]))
     for deployment in await client.read_deployments(flow_filter=looking):
         await client.create_flow_run_from_deployment(deployment.id)
 
 
-def start_worker(processes: Processes, environment: Mapping[str, str], limit: int, pool: str = "cpu") -> None:
-    """Start a worker of that pool: self-test and reconciliation first, then Prefect's worker."""
+def start_worker(processes: Processes, environment: Mapping[str, str], limit: int, pool: str = "cpu") -> str:
+    """Start a worker of that pool: self-test and reconciliation first, then Prefect's worker. Returns its name."""
     command = [sys.executable, "-m", "deployments", "worker", "--pool", pool, "--limit", str(limit)]
-    processes.start("worker" if pool == "cpu" else f"worker-{pool}", command, environment)
+    name = "worker" if pool == "cpu" else f"worker-{pool}"
+    processes.start(name, command, environment)
+    return name
+
+
+def start_health(processes: Processes, environment: Mapping[str, str]) -> None:
+    """Start what answers `/health` and `/metrics` for this machine."""
+    processes.start("health", [sys.executable, "-m", "deployments", "health", "--serve"], environment)
 
 
 def _answers(url: str) -> bool:
@@ -179,3 +212,15 @@ async def _prefect(arguments: list[str], environment: Mapping[str, str]) -> None
     output, _ = await child.communicate()
     if child.returncode:
         raise Permanent(f"prefect {' '.join(arguments)} failed:\n{output.decode(errors='replace')[-2_000:]}")
+
+
+def serve_beside(pool: str) -> None:
+    """Start what answers `/health` and `/metrics` for a worker that this process becomes: it ends with this process.
+
+    Its standard input is a pipe that nobody writes into; whoever holds the other end is alive.
+    """
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    command = [sys.executable, "-m", "deployments", "health", "--serve", "--pool", pool, "--until-stdin-ends"]
+    subprocess.Popen(command, stdin=reading, start_new_session=True)
+    os.close(reading)

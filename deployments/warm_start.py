@@ -14,8 +14,13 @@ import runpy
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from flows.lease import hand_on_leases, hold_lease
+from millrace.errors import Permanent
+from millrace.settings import load_settings
 
 PRELOADED = (
     # What `python -m prefect.engine` imports before and while it runs a flow with tasks.
@@ -34,6 +39,8 @@ PRELOADED = (
     "flows.adhoc",
     "flows.cloudmesh",
     "flows.computechain",
+    "flows.coordinator",
+    "flows.offchainvm",
     "flows.reconcile",
     "flows.validator",
     "flows.watch",
@@ -77,15 +84,31 @@ def start_flow_run(start: FlowRunStart) -> None:
     """
     _leave_the_terminal(stream_output=start.stream_output)
     os.chdir(start.working_dir)
-    if why := _cold_because(start):
-        sys.stderr.write(f"flow run {start.flow_run_id} starts Python anew: {why}\n")
-        command = shlex.split(start.command) or [sys.executable, "-m", "prefect.engine"]
-        os.execvpe(command[0], command, dict(start.environment))  # noqa: S606
+    why = _cold_because(start)
+    # From before the server hears that it runs: one that is killed without a lease counts as another machine's.
+    with _lease_of(start.flow_run_id):
+        if why:
+            sys.stderr.write(f"flow run {start.flow_run_id} starts Python anew: {why}\n")
+            command = shlex.split(start.command) or [sys.executable, "-m", "prefect.engine"]
+            hand_on_leases()
+            os.execvpe(command[0], command, dict(start.environment))  # noqa: S606
+        try:
+            _run_engine(start)
+        finally:
+            # A child of multiprocessing skips them, and with them the logs and events that Prefect has yet to send.
+            atexit._run_exitfuncs()
+
+
+@contextmanager
+def _lease_of(flow_run_id: str) -> Iterator[None]:
+    """Hold the flow run's lease; none is held where the settings do not say in which folder, which its flow tells."""
     try:
-        _run_engine(start)
-    finally:
-        # A child of multiprocessing skips them, and with them the logs and events that Prefect has yet to send.
-        atexit._run_exitfuncs()
+        folder = load_settings().data_dir / "leases"
+    except Permanent:
+        yield
+        return
+    with hold_lease(folder, flow_run_id):
+        yield
 
 
 def _cold_because(start: FlowRunStart) -> str:

@@ -23,6 +23,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,9 +53,14 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker
 from pydantic import Field, PrivateAttr
 
 from deployments.database import URL_NAMES
+from deployments.enlisted import Workers
 from deployments.fork_server import FlowRunProcess, start_fork_server
 from deployments.plain_http import authorities, without_ours
 from deployments.warm_start import FlowRunStart
+from flows.draining import left_for_later
+from flows.lease import living
+from flows.networks import networks
+from millrace.settings import load_settings
 
 _CANCELLATION_POLL_SECONDS = 1.0
 _GRACE_SECONDS = 30.0
@@ -64,8 +70,16 @@ _EVENTS_AGAIN_SECONDS = 10.0
 _ENDLESS = "endless"
 """Tag of flow runs that would keep a stopping worker waiting: they end at once and well when they get SIGTERM."""
 
+_BEGINNING_SECONDS = 30.0
+"""How long after the worker was told to stop such a flow run may take to its first line."""
+
+_WARM_WASM = "deployments.warm_wasm"
+"""What starts the WASM runtime, in the pool whose flow runs want one."""
+
 _PUT_BACK_SECONDS = 5.0
 _QUIET_POLL_SECONDS = 0.5
+_SERVERS_FAULT = 500
+_AFTER_A_FAULT_SECONDS = 2.0
 _LONGEST_START_SECONDS = 5.0
 """A flow run that takes longer to begin than this no longer keeps others from starting."""
 
@@ -147,6 +161,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         self._one_look = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._closing = contextlib.AsyncExitStack()
+        self._settings = load_settings()
 
     async def setup(self) -> None:
         """Import everything, then connect to the server: only then is the first flow run taken."""
@@ -154,7 +169,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             # No flow run gets it, and one that lacked what was imported with it would have to start Python anew.
             os.environ.pop(name, None)
         os.environ |= authorities(PREFECT_API_URL.value() or "", os.environ)
-        await start_fork_server()
+        warm = (_WARM_WASM,) if self._work_pool_name == networks()["offchainvm"].pool else ()
+        await start_fork_server(warm)
         await self._closing.enter_async_context(self._control)
         await super().setup()
         watching = asyncio.create_task(self._watch_cancellations())
@@ -165,8 +181,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         """Wait until what runs has ended, heeding cancellations meanwhile, then disconnect."""
         if self._looking is not None:
             self._looking.cancel()  # nothing new is taken any more
-        for process in self._endless.values():
-            process.terminate()
+        ending = asyncio.create_task(self._end_the_endless())
+        self._closing.callback(ending.cancel)
         try:
             await super().teardown(*exc_info)
         finally:
@@ -259,9 +275,16 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             self._worth_a_look.set()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        """What is due, less what runs here: somebody may put a flow run back whose process is alive."""
+        """What is due, less what runs here: somebody may put a flow run back whose process is alive.
+
+        On a draining machine new jobs stay where they are, for another machine or for later.
+        """
         due = await super()._get_scheduled_flow_runs()
-        return [entry for entry in due if entry.flow_run.id not in self._running]
+        Workers(self._settings.data_dir).looked(self._work_pool_name)
+        due = [entry for entry in due if entry.flow_run.id not in self._running]
+        parameters = [entry.flow_run.parameters for entry in due]
+        later = await asyncio.to_thread(left_for_later, self._settings, parameters)
+        return [entry for entry, left in zip(due, later, strict=True) if not left]
 
     async def _has_begun(self, flow_run: FlowRun) -> None:
         """Return once the flow run's engine has begun, or its process has ended, or others have waited long enough."""
@@ -305,6 +328,13 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
                 taken = await super().get_and_submit_flow_runs()
                 self._missed = self._limiter is not None and not self._limiter.available_tokens
                 return taken
+            except httpx.HTTPStatusError as error:
+                # Its database is away, say. Prefect's worker would end after a few of them, and our looks are frequent.
+                if error.response.status_code < _SERVERS_FAULT:
+                    raise
+                _logger.warning("no look for flow runs: the server answers %d", error.response.status_code)
+                await asyncio.sleep(_AFTER_A_FAULT_SECONDS)
+                return []
             except RuntimeError:
                 # A flow run that still has its slot was due again: the limiter refuses, and Prefect's worker would end.
                 _logger.exception("some flow runs were not taken; trying again at the next look")
@@ -357,6 +387,22 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         if psutil.pid_exists(int(pid)):
             raise InfrastructureNotAvailable(f"{infrastructure_pid} is not a process of this worker")
         raise InfrastructureNotFound(f"{infrastructure_pid} has ended")
+
+    async def _end_the_endless(self) -> None:
+        """SIGTERM for each flow run without end while it listens: before its first line it would crash of it.
+
+        After its last one, too; it ends then by itself.
+        """
+        leases, deadline = self._settings.data_dir / "leases", time.monotonic() + _BEGINNING_SECONDS
+        told: set[UUID] = set()
+        while True:
+            if left := self._endless.keys() - told:
+                begun = {lease.flow_run_id for lease in living(leases) if lease.at_work}
+                for each in left:
+                    if str(each) in begun or time.monotonic() > deadline:
+                        self._endless[each].terminate()
+                        told.add(each)
+            await asyncio.sleep(0.1)
 
     async def _watch_cancellations(self) -> None:
         """Ask once in a while which of the flow runs here are to be cancelled, and end their processes."""

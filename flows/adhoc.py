@@ -3,6 +3,8 @@
 `prefect deployment run 'fetch/adhoc' --param cid=<cid>`
 `prefect deployment run 'execute/python' --param code_cid=<cid>`
 `prefect deployment run 'execute/gpu' --param block_hash=<hash> --param worker_address=<address> --param n=4096`
+`prefect deployment run 'compile/docker' --param repo=https://github.com/<owner>/<name> --param commit=<sha>`
+`prefect deployment run 'execute/wasm' --param module_cid=<cid> --param stdin='…'`
 `prefect deployment run 'upload/adhoc' --param text='…'` or `--param path=<file>`
 """
 
@@ -15,14 +17,19 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.life import current_flow_run_id, job_life, named_after
-from flows.markdown import code, execution_markdown, solution_markdown
-from flows.tasks import execute_python, fetch, publish, solve
+from flows.markdown import code, execution_markdown, solution_markdown, wasm_markdown
+from flows.modules import compiled_module, kept
+from flows.tasks import execute_module, execute_python, fetch, publish, solve
 from millrace.errors import Permanent
 from millrace.limits import Limits
+from stages.compile.builder import image_digest
+from stages.compile.target import BuildTarget
 from stages.execute.matmul.challenge import PORTABLE, Algorithm
 from stages.execute.matmul.solution import Solution
 from stages.execute.python import Execution
+from stages.execute.wasm.interface import WasmExecution, WasmLimits
 from stages.fetch.ipfs import Fetched
+from stages.fetch.module import Module
 from stages.upload.ipfs import Uploaded
 
 
@@ -56,6 +63,30 @@ async def solve_by_hand(block_hash: str, worker_address: str, n: int, algorithm:
             solution_markdown(solution), key="solution", description=f"Challenge of {code(block_hash)}"
         )
         return solution
+
+
+@flow(name="compile", flow_run_name=named_after("repo"))
+async def compile_by_hand(repo: str, commit: str, target: str = BuildTarget.wasi_p1) -> Module:
+    """Compile a repository at a commit to WASM, in containers; the module is in the worker's store afterwards."""
+    async with job_life() as life:
+        image = await asyncio.to_thread(image_digest, life.settings)
+        module = await kept(await compiled_module(_by_hand(), repo, commit, target, image))
+        await _show("Compiled", {"CID": module.cid, "bytes": module.size_bytes, "SHA-256": module.sha256})
+        return module
+
+
+@flow(name="execute", flow_run_name=named_after("module_cid"))
+async def execute_wasm_by_hand(
+    module_cid: str, stdin: str = "", limits: WasmLimits | None = None, target: str = ""
+) -> WasmExecution:
+    """Run the WASM module behind `module_cid` on `stdin`, under `limits` or those of a request that names none."""
+    async with job_life() as life:
+        module = await fetch(_by_hand(), module_cid, life.settings.ipfs.max_bytes)
+        run = await execute_module(_by_hand(), module.cid, stdin, limits or WasmLimits(), target)
+        await acreate_markdown_artifact(
+            wasm_markdown(run), key="wasm-execution", description=f"Run of {code(module_cid)}"
+        )
+        return run
 
 
 @flow(name="upload")

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from prefect.client.schemas.objects import FlowRun, StateType
 
+from flows.ahead import within
 from millrace.errors import DeclineReason
 
 
@@ -27,7 +28,7 @@ def next_attempt(runs: Mapping[int, FlowRun], *, now: datetime, most: int, coold
         return 1
     last = max(runs)
     state = runs[last].state
-    if state is None or not state.is_final() or now - state.timestamp < timedelta(seconds=cooldown_seconds):
+    if state is None or not state.is_final() or within(state.timestamp, now, timedelta(seconds=cooldown_seconds)):
         return None
     if _declined_for_now(runs[last]):
         return last

@@ -21,8 +21,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
 
+from flows.ahead import server_now
 from flows.attempts import attempt_key, is_given_up, next_attempt
 from flows.networks import JobSource
+from flows.quarantine import set_aside
 from millrace.job import Job
 from millrace.settings import Settings
 from millrace.text import printable
@@ -57,22 +59,26 @@ class Dispatcher:
         `begun` is told which of the jobs have a flow run now.
         """
         self.given_up = []
-        room = await self._room() if pending else 0
+        room = await self.room() if pending else 0
         started = 0
         batch_size = max(1, _KEYS_A_QUERY // self._settings.max_attempts)
         for batch in _batches(pending, batch_size):
             if started >= room:
                 break
             runs = await self._runs_of(batch)
+            now = await server_now(self._client) if runs else datetime.now(UTC)
             for job in batch:
                 had = runs.get(job.key, {})
                 if is_given_up(had, most=self._settings.max_attempts):
                     self.given_up.append((job, _last_word(had)))
+                    await set_aside(self._client, job.key, had)
                 attempt = next_attempt(
                     had,
-                    now=datetime.now(UTC),
+                    now=now,
                     most=self._settings.max_attempts,
-                    cooldown_seconds=self._settings.attempt_cooldown_seconds,
+                    cooldown_seconds=min(
+                        self._settings.attempt_cooldown_seconds, self._served.longest_cooldown_seconds
+                    ),
                 )
                 if attempt is not None and started < room:
                     await (self._repeat(job, had[attempt]) if attempt in had else self._create(job, attempt))
@@ -81,7 +87,7 @@ class Dispatcher:
             begun([job for job in batch if job.key in runs])
         return started
 
-    async def _room(self) -> int:
+    async def room(self) -> int:
         """How many more flow runs may be unfinished at once."""
         limit = self._settings.max_in_flight
         if self._work_pool_name:

@@ -32,7 +32,9 @@ DECLINED = "Declined"
 async def job_life(network_name: str = "") -> AsyncIterator[Workbench]:
     """Everything between a flow run's first and last line: its tools are open and its lease is held."""
     # The lease first and last: without one, a flow run whose process is killed counts as another machine's.
-    with hold_lease(load_settings().data_dir / "leases", current_flow_run_id()), located("", "flow"):
+    leases, about = load_settings().data_dir / "leases", printable(str(flow_run.get_name() or ""), 200)
+    flow = str(flow_run.get_flow_name() or "")
+    with hold_lease(leases, current_flow_run_id(), flow=flow, about=about), located("", "flow"):
         async with open_workbench(network_name) as bench:
             yield bench
         _logger.info("the stages worked for %.3f s", bench.worked_seconds)

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from millrace.receipt import Execution as RunReceipt
 from millrace.receipt import Inclusion, Receipt, Solved
 from millrace.text import printable
+from stages.compile.docker import Compiled
+from stages.compile.failure import CompileFailure
 from stages.execute.matmul.solution import Solution
 from stages.execute.python import Execution
+from stages.execute.wasm.interface import WasmExecution
 
-_UNITS = {"cloudmesh": "lamports", "computechain": "wei"}
+_UNITS = {"cloudmesh": "lamports", "computechain": "wei", "offchainvm": "yoctoNEAR"}
 _TICKS = re.compile(r"`+")
 
 
@@ -99,7 +102,8 @@ def _what_ran(run: RunReceipt) -> list[str]:
         + f"| CPU time | {_number(usage.cpu_seconds, ' s')} | {limits.cpus:g} cores |\n"
         + f"| memory | {_mebibytes(usage.peak_memory_bytes)} | {_mebibytes(limits.memory_bytes)} |\n"
         + f"| stdout | {usage.stdout_bytes} bytes | {limits.output_bytes} bytes |\n"
-        + f"| stderr | {usage.stderr_bytes} bytes | {limits.output_bytes} bytes |",
+        + f"| stderr | {usage.stderr_bytes} bytes | {limits.output_bytes} bytes |"
+        + (f"\n| instructions | {run.instructions} | {run.most_instructions} |" if run.most_instructions else ""),
     ]
 
 
@@ -175,6 +179,22 @@ def execution_markdown(run: Execution) -> str:
     )
 
 
+def wasm_markdown(run: WasmExecution) -> str:
+    """A module run by hand: how it ended, what it used, what it wrote."""
+    rows: dict[str, object] = {
+        "ended": run.status,
+        "detail": run.detail,
+        "code": run.code,
+        "instructions": f"{run.fuel} of {run.limits.max_instructions}",
+        "peak memory": _mebibytes(run.peak_memory_bytes),
+        "time": f"{run.milliseconds:.1f} ms",
+        "called as": run.abi,
+        "runtime": run.runtime,
+    }
+    written = [code_block(each.decode("utf-8", "replace")) for each in (run.output, run.stderr) if each]
+    return "\n\n".join(["# Execution", _table(rows), *written])
+
+
 def solution_markdown(solution: Solution) -> str:
     """A challenge solved by hand: its answer, and on what."""
     device = solution.device
@@ -185,3 +205,32 @@ def solution_markdown(solution: Solution) -> str:
             _device(device.name, device.kind, device.driver, solution.peak_memory_bytes, solution.timings),
         ]
     )
+
+
+def build_key(repo: str, commit: str) -> str:
+    """The artifact key of a build."""
+    return f"build-{hashlib.sha256(f'{repo}@{commit}'.encode()).hexdigest()[:20]}"
+
+
+def build_markdown(built: Compiled) -> str:
+    """What came of a build, and all that it wrote."""
+    rows: dict[str, object] = {
+        "repository": built.repo,
+        "commit": built.commit,
+        "target": built.target,
+        "builder": built.builder,
+        "image": built.image,
+        "taken from": built.origin,
+        "time": f"{built.seconds:.2f} s",
+        "peak memory": _mebibytes(built.peak_memory_bytes),
+        "dependencies": ", ".join(built.dependencies),
+        "module": f"{built.size_bytes} bytes",
+        "module's SHA-256": built.wasm_sha256,
+    }
+    return "\n\n".join(["# Built", _table(rows), code_block(built.log)])
+
+
+def failed_build_markdown(failure: CompileFailure) -> str:
+    """Why nothing came of a build, and all that it wrote."""
+    rows: dict[str, object] = {"reason": failure.reason, "time": f"{failure.seconds:.2f} s", "detail": failure.message}
+    return "\n\n".join(["# Not built", _table(rows), code_block(failure.log)])

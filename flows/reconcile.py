@@ -3,7 +3,7 @@
 Two questions, at worker start and on a schedule. Which flow runs have no living process? Those of jobs go back to
 work on the same attempt, and stages that have a result are not done again; the others end, for a flow run that seems
 to run holds a place in the work pool. Which signed submissions has nobody followed to their end? Their flow runs go
-back to work as well; one whose flow run is lost gets a new one.
+back to work as well; one whose flow run is lost gets a new one. What a clock that was ahead put off begins now.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from prefect import State, flow
 from prefect.artifacts import acreate_markdown_artifact
@@ -28,11 +29,13 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
 
+from flows.ahead import bring_forward, server_now, within
 from flows.attempts import attempt_key
-from flows.lease import Holder, end_holder, holder_of
+from flows.lease import Holder, end_holder, forget, holder_of, without_holder
 from flows.life import job_life
 from flows.markdown import code
 from flows.networks import VALIDATOR, networks
+from flows.quarantine import SENT_BACK, attempts_of, is_quarantined, quarantine, set_aside
 from millrace.network import SignedSubmission
 from millrace.settings import Settings
 from millrace.text import printable
@@ -53,8 +56,11 @@ _PATIENCE_SECONDS = 60.0
 _MOST_TIMES = 10
 """How often one flow run is put back before it is left for a person."""
 
+_MOST_RUNS = 200
+"""Prefect shows so many flow runs at once."""
+
 _PUT_BACK = "put back by reconcile"
-_OURS = "millrace"
+TAG_OF_ALL = "millrace"
 """The tag of all our deployments in prefect.yaml, and so of their flow runs."""
 
 
@@ -79,27 +85,36 @@ async def reconcile() -> State[Any]:
 
 
 async def _take_up(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
-    abandoned = await _abandoned(client, settings)
     done = []
-    for run, why in abandoned:
+    for found, why in await _abandoned(client, settings):
+        # Of many the last one's turn comes late: another machine may have put it back, and it may be running again.
+        run = await client.read_flow_run(found.id)
+        if not _without_process([run], settings, await server_now(client)):
+            continue
         if await _was_cancelled(client, run):
             done.append(await _end(client, run, why, Cancelled(message=why)))
         elif await _may_put_back(client, run):
             done.append(await _put_back(client, run, why))
+        else:
+            done.append(await _set_aside(client, run, why))
+    done += await bring_forward(client, await _job_runs(client, [StateType.SCHEDULED]))
     done += await _end_dead(client, settings)
-    return done + await _follow_submissions(client, outbox, settings)
+    done += await _set_aside_failed(client, settings)
+    done += await _follow_submissions(client, outbox, settings)
+    await _forget_leases(client, settings)
+    return done
 
 
 async def _abandoned(client: PrefectClient, settings: Settings) -> list[tuple[FlowRun, str]]:
     """The job flow runs of this machine that have no living process, and how that is known."""
     runs = await _job_runs(client, [StateType.PENDING, StateType.RUNNING, StateType.CRASHED])
-    return _without_process(runs, settings)
+    return _without_process(runs, settings, await server_now(client))
 
 
-def _without_process(runs: Sequence[FlowRun], settings: Settings) -> list[tuple[FlowRun, str]]:
+def _without_process(runs: Sequence[FlowRun], settings: Settings, now: datetime) -> list[tuple[FlowRun, str]]:
     found = []
     for run in runs:
-        why = _why_abandoned(run, holder_of(settings.data_dir / "leases", str(run.id)), datetime.now(UTC))
+        why = _why_abandoned(run, holder_of(settings.data_dir / "leases", str(run.id)), now)
         if why:
             found.append((run, why))
     return found
@@ -114,7 +129,7 @@ def _why_abandoned(run: FlowRun, holder: Holder, now: datetime) -> str:
         return "its process died"
     if state.type in (StateType.RUNNING, StateType.CANCELLING) and holder is Holder.gone:
         return "its process is gone"
-    if state.type is StateType.PENDING and now - state.timestamp > _STARTING:
+    if state.type is StateType.PENDING and not within(state.timestamp, now, _STARTING):
         return "it was never started"
     return ""
 
@@ -128,16 +143,17 @@ async def _end_dead(client: PrefectClient, settings: Settings) -> list[str]:
     runs = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter.model_validate(
             {
-                "tags": {"all_": [_OURS]},
+                "tags": {"all_": [TAG_OF_ALL]},
                 "state": {"type": {"any_": [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]}},
             }
         )
     )
+    now = await server_now(client)
     for run in runs:
-        if _cancelled_in_vain(run, datetime.now(UTC)) and end_holder(settings.data_dir / "leases", str(run.id)):
+        if _cancelled_in_vain(run, now) and end_holder(settings.data_dir / "leases", str(run.id)):
             _logger.warning("flow run %s was to be cancelled and went on without a worker: ended", run.id)
     done = []
-    for run, why in _without_process([run for run in runs if run.id not in jobs], settings):
+    for run, why in _without_process([run for run in runs if run.id not in jobs], settings, now):
         cancelling = run.state is not None and run.state.type is StateType.CANCELLING
         done.append(await _end(client, run, why, Cancelled(message=why) if cancelling else Crashed(message=why)))
     return done
@@ -146,7 +162,9 @@ async def _end_dead(client: PrefectClient, settings: Settings) -> list[str]:
 def _cancelled_in_vain(run: FlowRun, now: datetime) -> bool:
     """Whether it should have been ended long ago: its worker, which would have, must be gone."""
     state = run.state
-    return state is not None and state.type is StateType.CANCELLING and now - state.timestamp > _CANCELLING
+    if state is None or state.type is not StateType.CANCELLING:
+        return False
+    return not within(state.timestamp, now, _CANCELLING)
 
 
 async def _end(client: PrefectClient, run: FlowRun, why: str, end: State[Any]) -> str:
@@ -163,12 +181,24 @@ async def _was_cancelled(client: PrefectClient, run: FlowRun) -> bool:
 
 
 async def _may_put_back(client: PrefectClient, run: FlowRun) -> bool:
-    """Whether this flow run was put back less often than is reasonable.
+    """Whether this flow run was put back less often than is reasonable since a person last had a look at it.
 
     Its states are counted, not its runs: a process that dies before the first line of its flow counts none.
     """
-    states = await client.read_flow_run_states(run.id)
-    return sum((state.message or "").startswith(_PUT_BACK) for state in states) < _MOST_TIMES
+    times = 0
+    for state in sorted(await client.read_flow_run_states(run.id), key=lambda state: state.timestamp):
+        if (state.message or "").startswith(SENT_BACK):
+            times = 0
+        times += (state.message or "").startswith(_PUT_BACK)
+    return times < _MOST_TIMES
+
+
+async def _set_aside(client: PrefectClient, run: FlowRun, why: str) -> str:
+    """Put the job of a flow run that was put back too often into quarantine; returns what was done, in words."""
+    told = f"put back {_MOST_TIMES} times, in vain: {why}"
+    await _end_tasks(client, run, why)
+    await quarantine(client, run, told)
+    return f"{run.name}: {told}; in quarantine"
 
 
 async def _put_back(client: PrefectClient, run: FlowRun, why: str) -> str:
@@ -176,7 +206,7 @@ async def _put_back(client: PrefectClient, run: FlowRun, why: str) -> str:
     message = f"{_PUT_BACK}: {why}"
     await _end_tasks(client, run, why)
     await client.set_flow_run_state(
-        run.id, AwaitingRetry(scheduled_time=datetime.now(UTC), message=message), force=True
+        run.id, AwaitingRetry(scheduled_time=await server_now(client), message=message), force=True
     )
     _logger.warning("flow run %s (%s): %s", run.name, run.id, message)
     return f"{run.name}: {message}"
@@ -190,9 +220,44 @@ async def _end_tasks(client: PrefectClient, run: FlowRun, why: str) -> None:
             await client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
 
 
+async def _forget_leases(client: PrefectClient, settings: Settings) -> None:
+    """Remove what killed processes left of their leases, once their flow runs have ended for good or are forgotten."""
+    folder = settings.data_dir / "leases"
+    left = sorted(filter(_is_id, without_holder(folder)))[:_MOST_RUNS]
+    if not left:
+        return
+    of_them = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(name) for name in left]))
+    runs = {str(run.id): run for run in await client.read_flow_runs(flow_run_filter=of_them, limit=_MOST_RUNS)}
+    to_be_put_back = {str(run.id) for run in await _job_runs(client, [StateType.CRASHED])}
+    for flow_run_id in left:
+        state = runs[flow_run_id].state if flow_run_id in runs else None
+        ended = flow_run_id not in runs or (state is not None and state.is_final())
+        if ended and flow_run_id not in to_be_put_back:
+            forget(folder, flow_run_id)
+
+
+def _is_id(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+async def _set_aside_failed(client: PrefectClient, settings: Settings) -> list[str]:
+    """Put jobs into quarantine whose last attempt has failed, whether their chain still lists them or not."""
+    done = []
+    for job_key, runs in attempts_of(await _job_runs(client, [StateType.FAILED])).items():
+        if max(runs) >= settings.max_attempts and await set_aside(client, job_key, runs):
+            done.append(f"{job_key}: failed {max(runs)} times; in quarantine")
+    return done
+
+
 async def _follow_submissions(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
     """See that somebody follows every signed submission without a final answer."""
-    followed = [await _follow_submission(client, submission, settings) for submission in outbox.unsettled()]
+    # Two machines of a fleet at once would both find that nobody is at it, and each put a flow run back.
+    async with outbox.followers_turn() as ours:
+        unsettled = outbox.unsettled() if ours else []
+        followed = [await _follow_submission(client, submission, settings) for submission in unsettled]
     return [done for done in followed if done]
 
 
@@ -213,9 +278,10 @@ async def _follow_submission(client: PrefectClient, submission: SignedSubmission
             idempotency_key=attempt_key(submission.job_key, 0),  # no watcher counts from 0
         )
         return f"{submission.job_key}: its flow run is lost, a new one follows its submission"
-    if not await _may_put_back(client, about_it[0]):
-        return f"{submission.job_key}: put back {_MOST_TIMES} times, left for a person"
-    return await _put_back(client, about_it[0], "its submission has no final answer")
+    why = "its submission has no final answer"
+    if await _may_put_back(client, about_it[0]):
+        return await _put_back(client, about_it[0], why)
+    return "" if is_quarantined(about_it[0]) else await _set_aside(client, about_it[0], why)
 
 
 async def _runs_about(client: PrefectClient, flow_name: str, job_id: str, keys: list[str]) -> list[FlowRun]:
@@ -246,5 +312,5 @@ async def _job_runs(client: PrefectClient, states: Sequence[StateType]) -> list[
         flow_filter=FlowFilter(name=FlowFilterName(any_=names)),
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": list(states)}}}),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=200,
+        limit=_MOST_RUNS,
     )

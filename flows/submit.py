@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from flows.stage import Stage
 from flows.workbench import current_workbench
 from millrace.errors import UnknownOutcome
 from millrace.job import Job
 from millrace.network import Fate, Outcome, Result, SignedSubmission
+from stages.progress import Landing, Progress
 from stages.submit.confirm import confirm_submission
 from stages.submit.generation import first_generation
+from stages.submit.outbox import Outbox
 from stages.submit.sign import sign_submission
 
 sign: Stage[SignedSubmission] = Stage(
@@ -34,10 +38,23 @@ async def submit(job: Job, result: Result) -> SignedSubmission:
     if even the last one expired.
     """
     bench = current_workbench()
-    first = await first_generation(job, network=await bench.tool("network"), outbox=await bench.tool("outbox"))
+    outbox: Outbox = await bench.tool("outbox")
+    progress: Progress = await bench.tool("progress")
+    first = await first_generation(job, network=await bench.tool("network"), outbox=outbox)
     for generation in range(first, first + _SIGNATURES):
         submission = await sign(job.key, job, result, generation)
+        known = outbox.fate(submission)
         outcome = await confirm(job.key, job, submission)
+        if outcome.fate is Fate.landed and known is not Fate.landed:  # a rerun confirms what landed long ago
+            progress.landed(
+                job.network,
+                Landing(
+                    job_key=job.key,
+                    transaction_id=submission.transaction_id,
+                    height=outcome.height,
+                    seen_at=time.time(),
+                ),
+            )
         if outcome.fate is not Fate.expired:
             return submission
     raise UnknownOutcome(

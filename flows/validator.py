@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -16,11 +16,13 @@ from prefect.exceptions import PrefectException
 from prefect.states import Completed
 
 from flows.dispatch import Dispatcher
+from flows.endless import first_of, stoppable, told_to_stop
 from flows.life import closed, current_flow_run_id, job_life, named_after, settled
-from flows.networks import VALIDATOR
+from flows.networks import VALIDATOR, VALIDATOR_NAME
 from flows.tasks import admit_poc, answer, publish, solve
 from flows.workbench import Workbench
 from millrace.errors import Declined, MillraceError, Permanent
+from millrace.logs import Sparing
 from millrace.redaction import redact
 from millrace.settings import Settings, load_settings
 from protocols.validator.messages import FAILED, MALFORMED, JobRefused
@@ -28,12 +30,16 @@ from stages.admit import MalformedPayload
 from stages.discover.validator import Inbox
 from stages.discover.validator_conversation import Conversation
 from stages.discover.validator_opening import open_conversation
+from stages.progress import Progress
 from stages.submit.answer import answer_of, draft_answer
 
 _logger = logging.getLogger("flows.validator")
 
 _LOOK_SECONDS = 1.0
 """Between two looks into the inbox for jobs to start."""
+
+_TELL_SECONDS = 10.0
+"""Between two words about a link that is as it was."""
 
 
 @flow(name="poc-job", flow_run_name=named_after("job_id"))
@@ -86,56 +92,50 @@ async def validator(run_seconds: float = 86_400.0) -> State[Any]:
     settings = load_settings()
     if not VALIDATOR.configured(settings):
         return Completed(name="Not configured", message=f"to serve a validator: {VALIDATOR.remedy}")
-    async with job_life() as bench, get_client() as client:
+    async with stoppable() as told, job_life() as bench, get_client() as client:
         conversation = open_conversation(settings, await bench.tool("inbox"), await bench.tool("answers"))
         dispatcher = await Dispatcher.create(client, VALIDATOR, settings)
-        await _first_of(
+        await first_of(
             conversation.hold(),
             _start_jobs(conversation, dispatcher, await bench.tool("inbox"), settings),
-            _told_to_stop(run_seconds),
+            told_to_stop(told, run_seconds),
         )
     return Completed(name=f"Took {conversation.received}", message=f"{conversation.received} new jobs came")
 
 
 async def _start_jobs(conversation: Conversation, dispatcher: Dispatcher, inbox: Inbox, settings: Settings) -> NoReturn:
     """See to it that each job in the inbox has a flow run, as many at once as there is room for."""
+    warn = Sparing(_logger.warning, time.monotonic)
+    tell = _Telling(conversation, Progress(settings.data_dir))
     while True:
-        await asyncio.to_thread(conversation.refuse_overdue, settings.validator.job_seconds)
-        jobs = [received.job for received in await asyncio.to_thread(inbox.open)]
         try:
+            await asyncio.to_thread(conversation.refuse_overdue, settings.validator.job_seconds)
+            jobs = [received.job for received in await asyncio.to_thread(inbox.open)]
             await dispatcher.start(jobs)
             given_up = {job.job_id: why for job, why in dispatcher.given_up}
+            await asyncio.to_thread(tell, len(jobs))
             for job in jobs:
                 if job.job_id in given_up:
                     await asyncio.to_thread(conversation.give_up, job, given_up[job.job_id])
-        except (httpx.HTTPError, PrefectException) as error:
-            _logger.warning("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
+        except (httpx.HTTPError, PrefectException, OSError) as error:
+            warn("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _told_to_stop(most_seconds: float) -> None:
-    """Return after `most_seconds`, or when the process gets SIGTERM."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    before = signal.getsignal(signal.SIGTERM)
-    loop.add_signal_handler(signal.SIGTERM, told.set)
-    try:
-        async with asyncio.timeout(most_seconds):
-            await told.wait()
-    except TimeoutError:
-        return
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, before)
+class _Telling:
+    """Has whoever asks for our progress hear of the link, when that changed and once in a while."""
 
+    def __init__(self, conversation: Conversation, progress: Progress) -> None:
+        self._conversation = conversation
+        self._progress = progress
+        self._told: tuple[str, float] | None = None
 
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Return when the first of them has ended, or raise what ended it; the others are cancelled."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for ended in done:
-            await ended
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def __call__(self, pending: int) -> None:
+        trouble, now = self._conversation.trouble, time.monotonic()
+        if self._told is not None and self._told[0] == trouble and now - self._told[1] < _TELL_SECONDS:
+            return
+        self._told = (trouble, now)
+        if trouble:
+            self._progress.could_not_look(VALIDATOR_NAME, now=time.time(), trouble=trouble)
+        else:
+            self._progress.looked(VALIDATOR_NAME, now=time.time(), head=None, pending=pending, given_up=0)

@@ -7,20 +7,28 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
+from flows.locks.choice import open_locks
 from flows.networks import network
+from flows.wasm import wasm_runtime
 from millrace.errors import MillraceError
 from millrace.logs import install_logging
 from millrace.receipt_log import ReceiptLog
 from millrace.redaction import redact_error, register_secrets_of
 from millrace.settings import Settings, load_settings
 from protocols.ipfs.content import open_content
+from stages.compile.tried import tried_builder
+from stages.discover import coordinator_opening
+from stages.discover.coordinator import desk_of
 from stages.discover.validator import Inbox
 from stages.discover.validator_opening import folder_of
 from stages.execute.sandbox import open_sandbox
+from stages.fetch.sources import Sources
+from stages.progress import Progress
 from stages.submit.follow import Pace
-from stages.submit.outbox import Outbox
+from stages.submit.outbox_opening import open_outbox
 from stages.submit.validator import Answers
 
 
@@ -33,6 +41,8 @@ class Workbench:
         """Wall time of each stage, with what Prefect adds to it."""
         self.worked_seconds = 0.0
         """Wall time inside the stages' own functions, all together."""
+        self.reused: set[str] = set()
+        """Stages whose result was there already, made by this job before or, if it is shared, by any."""
         self._network_name = network_name
         self._opened: dict[str, Any] = {}
         self._closing = AsyncExitStack()
@@ -55,6 +65,22 @@ class Workbench:
         content = open_content(self.settings.ipfs, self.settings.data_dir)
         return await self._closing.enter_async_context(content)
 
+    async def open_coordinator(self) -> Any:
+        """Open the coordinator's client, None if there is none, and keep it until the flow run ends."""
+        return await self._closing.enter_async_context(coordinator_opening.open_coordinator(self.settings))
+
+    async def open_fleet(self) -> Any:
+        """Open what the fleet shares, None if there is no coordinator, and keep it until the flow run ends."""
+        return await self._closing.enter_async_context(coordinator_opening.open_fleet(self.settings))
+
+    async def open_locks(self) -> Any:
+        """Open the locks for work that is shared and keep their server's connection until the flow run ends."""
+        return await self._closing.enter_async_context(open_locks(self.settings))
+
+    def open_outbox(self) -> Any:
+        """Open this machine's outbox, or the fleet's, and keep its server's connection until the flow run ends."""
+        return self._closing.enter_context(open_outbox(self.settings))
+
     async def close(self) -> None:
         """Close what was opened, last opened first."""
         await self._closing.aclose()
@@ -64,10 +90,19 @@ _TOOLS: dict[str, Callable[[Workbench], Any]] = {
     "settings": lambda bench: bench.settings,
     "network": Workbench.open_network,
     "content": Workbench.open_content,
+    "locks": Workbench.open_locks,
     "sandbox": lambda bench: open_sandbox(bench.settings),
-    "outbox": lambda bench: Outbox(bench.settings.data_dir / "outbox"),
+    "runtime": lambda bench: wasm_runtime(bench.settings),
+    "sources": lambda bench: Sources(bench.settings.data_dir.absolute() / "sources"),
+    # Opened by the stage itself, and only if there is something to compile: it takes some seconds.
+    "open_builder": lambda bench: partial(tried_builder, bench.settings),
+    "coordinator": Workbench.open_coordinator,
+    "fleet": Workbench.open_fleet,
+    "desk": lambda bench: desk_of(bench.settings),
+    "outbox": Workbench.open_outbox,
     "inbox": lambda bench: Inbox(folder_of(bench.settings) / "inbox"),
     "answers": lambda bench: Answers(folder_of(bench.settings) / "answers", time.time),
+    "progress": lambda bench: Progress(bench.settings.data_dir),
     "receipts": lambda bench: ReceiptLog(bench.settings.data_dir / "receipts"),
     "clock": lambda bench: time.time,
     "pace": lambda bench: Pace(

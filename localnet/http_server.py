@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from localnet.faults import Fault
@@ -15,20 +17,28 @@ from localnet.gzip_bomb import gzip_bomb
 
 LARGEST_BODY_BYTES = 256 * 1024 * 1024  # some stand-ins are filled through the same door
 _BOMB_BYTES = 1 << 30
+_DROPS = 20
 _STOP_POLL_SECONDS = 0.02
 
 
 class StandInServer(ThreadingHTTPServer):
     """Answers with `connection`, a handler class, until `stop` ends every connection.
 
-    Arguments: `port` 0 takes a free one; `name` is the serving thread's. Raises OSError if the port is taken.
+    Arguments: `port` 0 takes a free one; `name` is the serving thread's; `certificate`, a PEM file with its key, makes
+    it https. Raises OSError if the port is taken.
     """
 
     daemon_threads = False  # so that closing waits for them
     request_queue_size = 128
 
-    def __init__(self, port: int, connection: type[Connection], name: str) -> None:
+    def __init__(self, port: int, connection: type[Connection], name: str, *, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", port), connection)
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # The handshake is left to the connection's own thread: it may fail, and it may take long.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
@@ -37,7 +47,7 @@ class StandInServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where clients find it."""
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self.server_port}"
 
     def start(self) -> None:
         """Answer requests, in threads of its own."""
@@ -67,8 +77,8 @@ class StandInServer(ThreadingHTTPServer):
             self._open.discard(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is its own business; everything else is reported."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        """A client that goes away, or does not trust the certificate, is in its right; all else is reported."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
@@ -134,9 +144,10 @@ class Connection(BaseHTTPRequestHandler):
         headers: dict[str, str] | None = None,
         content_type: str = "application/json",
         *,
-        cut: bool = False,
+        fault: Fault | None = None,
     ) -> None:
-        """Answer with these bytes; `cut` announces all of them, sends half and closes the connection."""
+        """Answer with these bytes; a fault `cut` or `drip` is in how they are sent, any other changes nothing."""
+        cut = fault is not None and fault.kind == "cut"
         self.close_connection = self.close_connection or cut
         self.send_response(status)
         self.send_header("content-type", content_type)
@@ -146,7 +157,17 @@ class Connection(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("connection", "close")
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if cut else body)
+        if fault is not None and fault.kind == "drip":
+            self._drip(body, fault.seconds)
+        else:
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+
+    def _drip(self, body: bytes, seconds: float) -> None:
+        step = -(-len(body) // _DROPS) or 1
+        for start in range(0, len(body), step):
+            self.wfile.write(body[start : start + step])
+            self.wfile.flush()
+            self.server.stopping.wait(seconds / _DROPS)
 
     def misbehave(self, fault: Fault, error: Any) -> None:
         """Do what the fault says instead of answering; `error` is the body beside an HTTP status."""

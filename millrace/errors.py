@@ -4,6 +4,7 @@ MillraceError
  ├─ Transient        try again later: a time-out, a 503, a busy gateway
  ├─ UnknownOutcome   a side effect may or may not have happened: ask the chain before anything else
  ├─ Permanent        trying again cannot help: a malformed account, a lying gateway, a bad setting
+ │   └─ JobFault     the job itself is to blame, and its network can be told: a commit that is not there
  └─ Declined         we will not do this job, and say why
 
 The three axes above are all that the retry policy looks at (see `millrace.retry`). An error that is
@@ -66,6 +67,10 @@ class Transient(MillraceError):
 
 class Permanent(MillraceError):
     """Trying again cannot help."""
+
+
+class JobFault(Permanent):
+    """The job itself cannot be done by anybody: where its network takes a failure for an answer, this is one."""
 
 
 class UnknownOutcome(MillraceError):

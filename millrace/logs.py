@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -29,6 +29,30 @@ def located(job_key: str, stage: str) -> Iterator[None]:
         yield
     finally:
         _where.reset(token)
+
+
+class Sparing:
+    """Logs at most `most` records in `seconds`: what a stranger makes us say may never end.
+
+    Arguments: `log` is a logger's method; `elapsed` gives seconds that never go back.
+    """
+
+    def __init__(
+        self, log: Callable[..., None], elapsed: Callable[[], float], *, most: int = 20, seconds: float = 60.0
+    ) -> None:
+        self._log = log
+        self._elapsed = elapsed
+        self._most = most
+        self._seconds = seconds
+        self._logged: list[float] = []
+
+    def __call__(self, text: str, *arguments: object) -> None:
+        """Log it, or drop it."""
+        now = self._elapsed()
+        self._logged = [at for at in self._logged if now - at < self._seconds]
+        if len(self._logged) < self._most:
+            self._logged.append(now)
+            self._log(text, *arguments)
 
 
 def install_logging() -> None:

@@ -119,6 +119,13 @@ class Network(Protocol[J]):
         """
         ...
 
+    async def wait_for_news(self, seconds: float) -> None:
+        """Return after `seconds`, or sooner if the chain hints that there is something new since `pending`.
+
+        A hint may be late, missing or wrong: it is a reason to look and nothing else. Raises nothing.
+        """
+        ...
+
     async def find(self, job_id: str) -> J:
         """The job with that id, whatever its state; Permanent if there is none."""
         ...

@@ -31,6 +31,8 @@ class Execution(BaseModel):
     source_sha256: str
     limits: Limits
     usage: Usage
+    instructions: int | None = Field(default=None, description="WASM: instructions run, in the engine's unit of fuel")
+    most_instructions: int | None = Field(default=None, description="WASM: instructions allowed")
 
 
 class Solved(BaseModel):

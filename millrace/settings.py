@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -37,6 +38,9 @@ def _split(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Several names in one environment variable, separated by commas or spaces."""
+
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+"""Several secrets in one environment variable, separated by commas or spaces."""
 
 
 class _Section(BaseModel):
@@ -170,6 +174,100 @@ class ValidatorSettings(_Section):
     largest_size: int = Field(default=16_384, ge=1, le=65_535, description="Largest side n that is accepted")
 
 
+class NearSettings(_Section):
+    """OffchainVM / OutLayer: a contract on NEAR whose requests are answered."""
+
+    rpc_urls: Names = Field(
+        default=(),
+        repr=False,  # an address may hold a provider's key
+        description="NEAR RPC nodes to ask, the first one until it fails; empty leaves the network out",
+    )
+    neardata_url: str = Field(
+        default="",
+        repr=False,  # a query may be a key
+        description="neardata server that blocks are read from; the RPC nodes themselves when unset",
+    )
+    contract_id: str = Field(default="", description="The contract's account, outlayer.testnet for instance")
+    dialect: Literal["auto", "early", "head"] = Field(
+        default="auto", description="Which contract it is: early (October 2025) or head; auto asks it"
+    )
+    account_id: str = Field(default="", description="The worker's account, which the contract knows as its operator")
+    private_keys: Secrets = Field(
+        default=(),
+        description="Access keys of that account, ed25519:…; each further one is a lane of its own for transactions",
+    )
+    credentials: Path | None = Field(
+        default=None, description="Or a credentials file of near-cli, mode 0600, which names account and key"
+    )
+    start_block: int = Field(
+        default=0, ge=0, description="Height to read from when nothing was read before; 0 is the newest final block"
+    )
+    event_standards: Names = Field(
+        default=("near-offshore", "near-outlayer"), description="Names that the contract's events may be under"
+    )
+    senders: Names = Field(default=(), description="Serve only these accounts' requests; everybody's when empty")
+    balance_floor_yocto: int = Field(
+        default=0, ge=0, description="No request is taken while the balance would fall below this, in yoctoNEAR"
+    )
+    most_instructions: int = Field(default=500_000_000_000, ge=1, description="Most that a request may ask for")
+    most_memory_mb: int = Field(default=512, ge=1, le=4096, description="Most that a request may ask for, in MiB")
+    most_seconds: int = Field(default=180, ge=1, description="Most that a request may ask for, of execution")
+    output_bytes: int = Field(default=MIB, gt=0, description="Most that a module may write to its standard output")
+
+
+class CompileSettings(_Section):
+    """How repositories are compiled: in containers of the daemon that the sandbox's `docker_host` names."""
+
+    image: str = Field(default="", description="Builder image, pinned by digest or id; without one nothing is compiled")
+    runtime: str = Field(default="runc", description="The runtime of builds; runsc (gVisor) is the stronger one")
+    timeout_seconds: float = Field(default=300.0, gt=0, description="Wall-clock time before a build is killed")
+    memory_limit_mb: int = Field(default=2048, gt=0, description="MiB for a build and all the files it writes")
+    cpu_limit: float = Field(default=2.0, gt=0, description="CPU bandwidth of a build, in cores")
+    hosts: Names = Field(default=("github.com",), description="Hosts that repositories may be fetched from, exactly")
+    allow_private_hosts: bool = Field(
+        default=False, description="Plain http, any port and private addresses too, for repositories"
+    )
+    allow_incomplete: bool = Field(
+        default=False, description="Take repositories with submodules or LFS files, and do without these"
+    )
+    registry_hosts: Names = Field(
+        default=(),
+        description="host:port of what crates come from; crates.io's when unset, and a mirror's own beside these",
+    )
+    registry_mirror: str = Field(
+        default="", description="Copy of crates.io that is asked in its place, as sparse+https://host/path/"
+    )
+    registry_ca_file: str = Field(
+        default="", description="PEM file of the authorities that the registry is believed by"
+    )
+    allow_private_registry: bool = Field(default=False, description="Fetch crates from private addresses too")
+
+
+class CoordinatorSettings(_Section):
+    """A coordinator that hands out requests, in place of the worker reading the chain itself."""
+
+    url: str = Field(default="", description="Its base URL; empty: the requests are read from the chain")
+    token: SecretStr | None = Field(default=None, description="Bearer token")
+    worker_id: str = Field(default="", description="Name that it knows this worker by; made once when unset")
+    api: Literal["tasks", "jobs"] = Field(
+        default="jobs", description="Its API: `tasks` is that of October 2025, `jobs` the later one"
+    )
+    poll_seconds: int = Field(default=60, ge=1, le=120, description="How long one question for work may wait")
+
+
+class HealthSettings(_Section):
+    """What is told about the worker over HTTP, at `/health` and `/metrics`. Nobody is asked who he is."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; any but loopback tells the network")
+    port: int = Field(default=9464, ge=0, le=65_535, description="Port to listen on; 0: `millrace up` serves neither")
+    patience_seconds: float = Field(
+        default=180.0, gt=0, description="Without a successful look for so long, and three poll intervals, it is ill"
+    )
+    looks: bool = Field(
+        default=True, description="Whether looks are missed here; false for one machine of several that take turns"
+    )
+
+
 _PREFIX = "MILLRACE_"
 ENV_FILE_NAME = "MILLRACE_ENV_FILE"
 
@@ -182,6 +280,22 @@ PUBLIC_NAMES: dict[str, tuple[str, str]] = {
     "pinata_jwt": ("ipfs", "pinata_jwt"),
     # ComputeChain's own command line's.
     "cpc_node": ("computechain", "rpc_urls"),
+    # The public OffchainVM worker's.
+    "near_rpc_url": ("near", "rpc_urls"),
+    "neardata_api_url": ("near", "neardata_url"),
+    "offchainvm_contract_id": ("near", "contract_id"),
+    "operator_account_id": ("near", "account_id"),
+    "operator_private_key": ("near", "private_keys"),
+    "near_private_key": ("near", "private_keys"),
+    "start_block_height": ("near", "start_block"),
+    "docker_image": ("compile", "image"),
+    "compile_timeout_seconds": ("compile", "timeout_seconds"),
+    "compile_memory_limit_mb": ("compile", "memory_limit_mb"),
+    "compile_cpu_limit": ("compile", "cpu_limit"),
+    "api_base_url": ("coordinator", "url"),
+    "api_auth_token": ("coordinator", "token"),
+    "worker_id": ("coordinator", "worker_id"),
+    "poll_timeout_seconds": ("coordinator", "poll_seconds"),
 }
 
 
@@ -200,14 +314,35 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(default=4, ge=1, description="Most unfinished flow runs a network may have in its pool")
     max_attempts: int = Field(default=3, ge=1, description="Flow runs a job gets before it is left for a person")
     attempt_cooldown_seconds: float = Field(default=300.0, ge=0, description="Wait before a failed job's next attempt")
+    history_days: int = Field(
+        default=30, ge=1, description="How long `millrace up` lets Prefect keep flow runs; receipts are kept for ever"
+    )
     rebroadcast_seconds: float = Field(default=2.0, gt=0, description="Wait between two sends of the same signed bytes")
     confirm_seconds: float = Field(default=180.0, gt=0, description="Time one try at confirming or settling may take")
+    fleet_url: SecretStr | None = Field(
+        default=None,
+        description="Redis (redis://, rediss:// or unix://) with what several machines share: the outbox, and locks "
+        "for work that is done once; unset: files in the data folder, for one machine",
+    )
     limits: Limits = Field(default_factory=Limits, description="What one job may use")
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     ipfs: IpfsSettings = Field(default_factory=IpfsSettings)
     cloudmesh: CloudMeshSettings = Field(default_factory=CloudMeshSettings)
     computechain: ComputeChainSettings = Field(default_factory=ComputeChainSettings)
     validator: ValidatorSettings = Field(default_factory=ValidatorSettings)
+    near: NearSettings = Field(default_factory=NearSettings)
+    compile: CompileSettings = Field(default_factory=CompileSettings)
+    coordinator: CoordinatorSettings = Field(default_factory=CoordinatorSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
+
+    @field_validator("fleet_url")
+    @classmethod
+    def _the_fleet_shares_a_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None or not url.get_secret_value():
+            return None
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
 
     @classmethod
     def settings_customise_sources(

@@ -112,8 +112,11 @@ class JsonServer:
         headers: dict[str, str] | None = None,
         timeout_seconds: float | None = None,
         most_bytes: int | None = None,
+        read: bool = True,
     ) -> Content:
         """The bytes that one call is answered with, JSON or not; the body of a 204, 401 or 403 is not read.
+
+        If `read` is False no body is: where the status says it all, a bad body is no failure.
 
         Arguments: `form` is sent instead of `body`; `headers` go with this call; the limits are the server's own
         unless given. Raises as `ask` does, but does not look into what it gets.
@@ -133,13 +136,13 @@ class JsonServer:
                 if response.is_redirect:
                     told = f"{self.label} answers with the status {response.status_code}, which is not followed"
                     raise Redirected(told, location=response.headers.get("Location", ""), hint=self._hint)
-                if response.status_code in _WITHOUT_JSON:
+                if response.status_code in _WITHOUT_JSON or not read:
                     return Content(response.status_code, b"")
                 return Content(response.status_code, await self._content(response, most_bytes or self._most_bytes))
         except TimeoutError:
             raise Transient(f"{self.label} did not answer within {patience:g} s") from None
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            # Its text may quote the whole address.
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            # Its text may quote the whole address. httpx reads a Location, followed or not: that may be no URL.
             raise Transient(f"{self.label} cannot be reached: {type(error).__name__}") from None
 
     async def _content(self, response: httpx.Response, most_bytes: int) -> bytes:

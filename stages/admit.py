@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,27 +13,37 @@ from millrace.errors import Declined, DeclineReason, Permanent
 from millrace.job import Job
 from millrace.network import Network
 from millrace.settings import Settings
-from millrace.text import faults_in
+from millrace.text import faults_in, printable
+from protocols.near.contract import GitHubSource
+from protocols.near.job import OffchainVmJob
 from protocols.validator.job import PocJob
 from protocols.validator.messages import MatmulTask, kind_of
+from stages.compile.builder import image_digest
 from stages.discover.validator import Inbox
+from stages.drain import ensure_taking
 from stages.execute.matmul.challenge import PORTABLE
 from stages.execute.matmul.stage import ensure_solvable
 from stages.execute.sandbox import Sandbox
 from stages.execute.sandbox.selftest import ensure_working
+from stages.execute.wasm.interface import Runtime
+from stages.execute.wasm.selftest import ensure_keeping
 from stages.submit.outbox import Outbox
 from stages.submit.validator import Answers
+
+_logger = logging.getLogger(__name__)
 
 
 async def admit_job(job_id: str, *, network: Network[Any], sandbox: Sandbox, outbox: Outbox, settings: Settings) -> Job:
     """Re-read the job on its chain and decide whether to do it.
 
-    A job for which we hold a signed submission is always admitted: its fate must be followed to the end, whatever
-    the chain says about the job by now.
+    A job for which we hold a signed submission is always admitted, also while the machine drains: its fate must be
+    followed to the end, whatever the chain says about the job by now.
 
     Raises Declined with the reason otherwise, Permanent if there is no such job.
     """
-    return await _admit(job_id, network, outbox, lambda _: ensure_working(sandbox, settings.data_dir / "state"))
+    return await _admit(
+        job_id, network, outbox, settings, lambda _: ensure_working(sandbox, settings.data_dir / "state")
+    )
 
 
 async def admit_challenge(job_id: str, *, network: Network[Any], outbox: Outbox, settings: Settings) -> Job:
@@ -41,7 +53,52 @@ async def admit_challenge(job_id: str, *, network: Network[Any], outbox: Outbox,
     Raises Declined also if the device is missing, or has too little memory for the challenge.
     """
     compute = settings.computechain
-    return await _admit(job_id, network, outbox, lambda job: ensure_solvable(job.size, job.algorithm, compute.device))
+    return await _admit(
+        job_id, network, outbox, settings, lambda job: ensure_solvable(job.size, job.algorithm, compute.device)
+    )
+
+
+class AdmittedRequest(NamedTuple):
+    """A request on NEAR, and the digest of the image to compile it with; empty if nothing is to be compiled."""
+
+    job: OffchainVmJob
+    image: str
+
+
+async def admit_request(
+    job_id: str, *, network: Network[Any], outbox: Outbox, runtime: Runtime, settings: Settings
+) -> AdmittedRequest:
+    """Decide as `admit_job` does about a request to OffchainVM.
+
+    Raises Declined also if the WASM runtime fails its self-test here, or there is nothing to compile with.
+    """
+
+    def ensure_doable(job: OffchainVmJob) -> None:
+        ensure_keeping(runtime)
+        # What a coordinator hands out may be compiled already: it is seen when the module is asked for.
+        if isinstance(job.source, GitHubSource) and not (job.is_handed_out and settings.coordinator.url):
+            image_digest(settings)
+
+    job = cast("OffchainVmJob", await _admit(job_id, network, outbox, settings, ensure_doable))
+    image = ""
+    if isinstance(job.source, GitHubSource):
+        try:
+            image = await asyncio.to_thread(image_digest, settings)
+        except Declined:
+            # It was admitted for its signature alone, which needs no builder, or for a module of the coordinator's.
+            _logger.warning("%s cannot be compiled here", job.key)
+    return AdmittedRequest(job, image)
+
+
+async def admit_compilation(job_id: str, *, network: Network[Any], settings: Settings) -> AdmittedRequest:
+    """Decide about a request of which only the module is wanted, by whoever executes it; no money is needed for that.
+
+    Raises Declined as `admit_request`, Permanent if there is no such job.
+    """
+    job: OffchainVmJob = await network.find(job_id)
+    network.allowed(job)
+    image = await asyncio.to_thread(image_digest, settings) if isinstance(job.source, GitHubSource) else ""
+    return AdmittedRequest(job, image)
 
 
 class MalformedPayload(Permanent):
@@ -79,7 +136,7 @@ async def admit_poc_job(job_id: str, *, inbox: Inbox, answers: Answers, settings
     kind = kind_of(job.payload)
     if kind != PORTABLE:
         raise Declined(
-            f"the task is of the kind {kind!r}" if kind else "the payload names no kind of task",
+            f"the task is of the kind {printable(kind, 100)!r}" if kind else "the payload names no kind of task",
             reason=DeclineReason.unsupported,
             hint=f"known here: {PORTABLE}",
         )
@@ -99,10 +156,14 @@ async def admit_poc_job(job_id: str, *, inbox: Inbox, answers: Answers, settings
     return AdmittedPocJob(job=job, task=task)
 
 
-async def _admit(job_id: str, network: Network[Any], outbox: Outbox, ensure_doable: Callable[[Any], None]) -> Job:
+async def _admit(
+    job_id: str, network: Network[Any], outbox: Outbox, settings: Settings, ensure_doable: Callable[[Any], None]
+) -> Job:
     job: Job = await network.find(job_id)
     if outbox.latest(job.key) is not None:
         return job
+    if not (isinstance(job, OffchainVmJob) and job.is_handed_out):  # that was taken on when it was handed out
+        ensure_taking(settings.data_dir)
     network.allowed(job)
     if not await network.still_open(job):
         raise Declined(

@@ -59,7 +59,7 @@ class _Node:
         self.status, self.header, self.body = 200, b"", b""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        headers = [(b"Retry-After", self.header)]
+        headers = [(b"Retry-After", self.header), (b"Location", self.header)]
         return httpx.Response(self.status, headers=headers, stream=httpx.ByteStream(self.body))
 
 
@@ -130,6 +130,7 @@ def _node_seeds() -> Iterator[bytes]:
         yield bytes([number, 0, 0]) + DEEP_JSON
         yield bytes([number, 8, 0]) + b'{"detail": "not there"}'
         yield bytes([number, 10, 3]) + b"120"
+        yield bytes([number, 6, 8]) + b"mailto:x"
     event = json.dumps({"type": "tx_confirmed", "tx_hash": tx_hash, "block_height": 7})
     yield bytes([len(_QUESTIONS) - 1, 0, 0]) + f": ping\n\ndata: {event}\n\ndata: {{\n".encode()
 

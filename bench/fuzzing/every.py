@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from bench.fuzzing import chain, codecs, computechain, computechain_node, content, node, services
+from bench.fuzzing import (
+    cargo,
+    chain,
+    codecs,
+    computechain,
+    computechain_node,
+    content,
+    coordinator,
+    git,
+    near,
+    near_contract,
+    near_node,
+    node,
+    services,
+    wasm,
+)
 from bench.fuzzing.controls import CONTROLS
 from bench.fuzzing.decoder import Decoder
 
@@ -16,4 +31,11 @@ DECODERS: tuple[Decoder, ...] = (
     *node.DECODERS,
     *computechain.DECODERS,
     *computechain_node.DECODERS,
+    *near.DECODERS,
+    *near_node.DECODERS,
+    *near_contract.DECODERS,
+    *coordinator.DECODERS,
+    *git.DECODERS,
+    *cargo.DECODERS,
+    *wasm.DECODERS,
 )

@@ -164,12 +164,14 @@ def _gateway_seeds() -> Iterator[bytes]:
         yield bytes([number, 0, 0, 0]) + content
         yield bytes([number, 0, 1, 0]) + car
         yield bytes([number, 14, 0, 0x83, 4]) + b"120 "
+    yield bytes([0, 7, 0, 0x80, 8]) + b"mailto:x"
 
 
 def _pinata_seeds() -> Iterator[bytes]:
     yield b"\0\0\0\3\0" + json.dumps({"IpfsHash": str(_CID), "PinSize": 9, "isDuplicate": True}).encode()
     yield b"\1\0\0\3\0" + json.dumps({"data": {"cid": str(_LARGE_CID), "id": "x"}}).encode()
     yield b"\0\0\0\3\0" + DEEP_JSON
+    yield bytes([0, 0, 7, 3, 0x80, 8]) + b"mailto:x"
     yield b"\0\0\11\3\0" + json.dumps({"error": {"reason": "INVALID_CREDENTIALS", "details": "token"}}).encode()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from localnet.computechain.ledger import Change
 from localnet.computechain.node import Node
 from localnet.computechain.spending import FAUCET_KEY, transfer
-from localnet.faults import EVERY_CALL, Fault, Faults
+from localnet.faults import EVERY_CALL, Fault
 from protocols.computechain.keys import ComputeKey
 from protocols.computechain.networks import NetworkParameters
 
@@ -20,7 +20,7 @@ CALLS = ("status", "block", "balance", "nonce", "send", "receipt", "events", "va
 class Chain(Node):
     """A node with all controls; every method may be called from any thread.
 
-    Arguments: as `Node` has them. `faults` are the HTTP server's, `calls` counts its requests by call.
+    Arguments: as `Node` has them. `calls` counts the HTTP server's requests by call.
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class Chain(Node):
         keep_alive_seconds: float = 15.0,
     ) -> None:
         super().__init__(network, block_seconds=block_seconds, clock=clock, keep_alive_seconds=keep_alive_seconds)
-        self.faults = Faults()
         self.calls: Counter[str] = Counter()
 
     def make_block(self, count: int = 1, missed_rounds: int = 0) -> int:
@@ -106,6 +105,7 @@ class Chain(Node):
             if not 0 < blocks <= (tip.header.height + 1 if tip else 0):
                 raise ValueError(f"cannot take {blocks} blocks back")
             taken = [self._blocks.pop() for _ in range(blocks)]
+            self.faults.note("rolled_back", sum(len(block.transactions) for block in taken))
             for block in taken:
                 self._ledger.revert(block.changes)
                 self._rounds[block.header.height] += 1

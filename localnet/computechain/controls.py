@@ -34,4 +34,4 @@ ACTIONS = (
 def actions(chain: Chain) -> dict[str, Callable[..., Any]]:
     """What may be done to the chain, by name."""
     named: dict[str, Callable[..., Any]] = {name: getattr(chain, name) for name in ACTIONS}
-    return {**named, "calls": lambda: dict(chain.calls)}
+    return {**named, "calls": lambda: dict(chain.calls), "served": lambda: dict(chain.faults.served)}

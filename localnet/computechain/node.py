@@ -18,6 +18,7 @@ from localnet.computechain.proposer import Proposer
 from localnet.computechain.receipts import Receipts
 from localnet.computechain.rules import refusal
 from localnet.computechain.spending import FAUCET_KEY
+from localnet.faults import Faults
 from protocols.computechain.networks import NetworkParameters
 from protocols.computechain.transaction import Transaction
 
@@ -31,7 +32,8 @@ class Node:
 
     Arguments: `clock` gives Unix time in seconds; a block is made every `block_seconds` of it, by default the
     network's. The header's timestamps are slots of the network's own length, however fast blocks really come.
-    `keep_alive_seconds` of silence bring a comment to those who listen to events.
+    `keep_alive_seconds` of silence bring a comment to those who listen to events. `faults` are the HTTP server's, and
+    count besides what was `rejected`, `dropped`, `nonce_taken` and `rolled_back` on request.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Node:
         self.network = network
         self.mempool = Mempool()
         self.events = EventHub(keep_alive_seconds)
+        self.faults = Faults()
         self._now = clock
         self._schedule = BlockSchedule(clock, network.block_seconds if block_seconds is None else block_seconds)
         self._proposer = Proposer(network, int(clock()))
@@ -96,6 +99,7 @@ class Node:
         """What the node does with a transaction that it is sent; the reason in its words if it rejects it."""
         with self._settled():
             if self._rejections:
+                self.faults.note("rejected")
                 return self._rejections.pop(0)
             account = self._ledger.account(transaction.from_address)
             problem = refusal(transaction, self.network, self.mempool, account)
@@ -122,8 +126,10 @@ class Node:
         draft = self._proposer.fill(self._ledger, self._of_strangers, self.mempool, self._doomed)
         block = self._proposer.seal(draft, before, self._rounds[height] + missed_rounds)
         self._blocks.append(block, at)
+        self.faults.note("nonce_taken", sum(each in draft.transactions for each in self._of_strangers))
         self._of_strangers.clear()
         for dropped in draft.dropped:
+            self.faults.note("dropped", dropped.hash in self._doomed)
             self._doomed.discard(dropped.hash)
             self.mempool.remove(dropped.hash)
         for sender in self.mempool.everybody():

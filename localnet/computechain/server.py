@@ -72,7 +72,7 @@ class _Connection(Connection):
         if fault is not None and fault.kind == "lost_reply":
             return self.reset()
         text, kind = (answer, "text/plain") if isinstance(answer, str) else (json.dumps(answer), "application/json")
-        return self.reply(status, text.encode(), content_type=kind, cut=fault is not None and fault.kind == "cut")
+        return self.reply(status, text.encode(), content_type=kind, fault=fault)
 
     def _count_and_take_fault(self, route: Route) -> Fault | None:
         chain = self.server.chain

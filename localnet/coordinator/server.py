@@ -81,7 +81,7 @@ class _Connection(Connection):
         if fault is not None and fault.kind == "lost_reply":
             return self.reset()
         content, content_type = _written(answer)
-        return self.reply(status, content, content_type=content_type, cut=fault is not None and fault.kind == "cut")
+        return self.reply(status, content, content_type=content_type, fault=fault)
 
 
 def _written(answer: Any) -> tuple[bytes, str]:

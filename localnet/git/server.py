@@ -8,16 +8,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
-import ssl
 import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from localnet.faults import Faults
+from localnet.faults import Fault, Faults
 from localnet.http_server import Connection, StandInServer
 
 GIT_FAULTS = ("status", "hang", "reset", "slow", "cut", "endless", "redirect", "unauthorized", "endless_pack")
@@ -46,28 +43,12 @@ class Server(StandInServer):
         found = http_backend()
         if found is None:
             raise RuntimeError("git http-backend is not installed")
-        super().__init__(port, _Connection, "localnet-git")
+        super().__init__(port, _Connection, "localnet-git", certificate=certificate)
         self.backend = found
         self.folder = folder
         self.faults = Faults(GIT_FAULTS)
         self.requests: list[tuple[str, str]] = []
-        self._tls = certificate is not None
         self.redirect_to = f"{self.url}/redirected"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            # The handshake is left to the connection's own thread: it may fail, and it may take long.
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-
-    @property
-    def url(self) -> str:
-        """Where clients find it."""
-        return super().url.replace("http:", "https:") if self._tls else super().url
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that does not trust the certificate goes away, which is its good right."""
-        if not isinstance(sys.exc_info()[1], ssl.SSLError):
-            super().handle_error(request, client_address)
 
 
 class _Connection(Connection):
@@ -97,10 +78,10 @@ class _Connection(Connection):
             self.server.stopping.wait(fault.seconds)
             return self._backend(body)
         if fault.kind == "cut":
-            return self._backend(body, cut=True)
+            return self._backend(body, fault)
         return self.misbehave(fault, {"error": "localnet was asked to fail"})
 
-    def _backend(self, body: bytes, *, cut: bool = False) -> None:
+    def _backend(self, body: bytes, fault: Fault | None = None) -> None:
         """The answer of `git http-backend`, a CGI program."""
         url = urlsplit(self.path)
         environment = {
@@ -130,7 +111,7 @@ class _Connection(Connection):
         status = int(headers.pop("Status", "200" if headers else "500").split()[0])
         content_type = headers.pop("Content-Type", "text/plain")
         headers.pop("Content-Length", None)
-        return self.reply(status, answer, headers, content_type, cut=cut)
+        return self.reply(status, answer, headers, content_type, fault=fault)
 
     def _endless_pack(self) -> None:
         """A fetch's answer: a pack with one file of a terabyte, sent for as long as the client takes it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from localnet.gzip_bomb import gzip_bomb
 
 _PIECE_BYTES = 65_536
 CONTROL_PATH = "/_localnet/faults"
+_DETAILS = ("times", "path", "headers", "answer_type", "reason")
 _HTML = b"<!doctype html><title>Bad gateway</title><p>Something went wrong.\n"
 
 
@@ -55,6 +56,11 @@ class Faults(BaseModel):
         changed = self.wrong_bytes or self.gzip or self.padding_bytes or self.gzip_bomb_bytes
         return bool(changed or self.cut or self.drip_seconds or self.endless)
 
+    def names(self) -> list[str]:
+        """What goes wrong, in the words under which it is counted: the fields that are set, or the HTTP status."""
+        wrong = [name for name in type(self).model_fields if name not in _DETAILS and getattr(self, name)]
+        return [str(self.status) if name == "status" else name for name in wrong]
+
 
 @dataclass
 class Service:
@@ -63,6 +69,15 @@ class Service:
     faults: Faults = field(default_factory=Faults)
     requests: deque[tuple[str, str, dict[str, str]]] = field(default_factory=lambda: deque(maxlen=1000))
     """Method, path with query, and headers, of the last thousand requests."""
+    served: Counter[str] = field(default_factory=Counter)
+    """How many answers each fault was in, by `Faults.names`."""
+    then: deque[Faults] = field(default_factory=deque)
+    """What goes wrong when `faults` are used up, without a good answer between."""
+
+    def misbehave(self, *faults: Faults) -> None:
+        """From now on these go wrong, each when those before it are used up; nothing if there are none."""
+        first, *then = faults or [Faults()]
+        self.faults, self.then = first, deque(then)
 
     def take(self, path: str) -> Faults:
         """The faults for one answer to a request for `path`, which count as used."""
@@ -70,7 +85,9 @@ class Service:
         if faults.times == 0 or faults.path not in path:
             return Faults()
         if faults.times > 0:
-            self.faults = faults.model_copy(update={"times": faults.times - 1})
+            left = faults.times - 1
+            self.faults = self.then.popleft() if self.then and not left else faults.model_copy(update={"times": left})
+        self.served.update(faults.names())
         return faults
 
 
@@ -110,7 +127,7 @@ class Faulty:
         response: Response
         try:
             if scope["method"] == "POST":
-                self._service.faults = Faults.model_validate_json(await _body(receive) or b"{}")
+                self._service.misbehave(Faults.model_validate_json(await _body(receive) or b"{}"))
             response = JSONResponse(self._service.faults.model_dump())
         except ValidationError as error:
             response = JSONResponse({"error": error.errors(include_url=False, include_input=False)}, 422)

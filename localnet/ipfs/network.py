@@ -74,9 +74,9 @@ class IpfsLocalnet:
         """Put a file into the network and return its CID."""
         return str(self.store.add(content))
 
-    def misbehave(self, service: str, faults: Faults | None = None) -> None:
-        """Let a service misbehave from now on, or behave again."""
-        self.services[service].faults = faults or Faults()
+    def misbehave(self, service: str, *faults: Faults) -> None:
+        """Let a service misbehave from now on, in these ways one after the other, or behave again."""
+        self.services[service].misbehave(*faults)
 
     def start(self) -> Self:
         """Begin to serve; when it returns, every port takes connections, which are answered a moment later."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from localnet.faults import EVERY_CALL, Fault, Faults
+from localnet.faults import EVERY_CALL, Fault
 from localnet.near.accounts import NONCES_A_BLOCK, AccessKey, Account
 from localnet.near.contract_early import EarlyContract
 from localnet.near.contract_head import HeadContract
@@ -48,7 +48,7 @@ class Chain(Node):
     """A node with all controls; every method may be called from any thread.
 
     Arguments: as `Node` has them; `dialect` is the contract's. The operator and the requester have a key each, and
-    each 100 NEAR. `faults` are the HTTP server's, `calls` counts its requests by method.
+    each 100 NEAR. `calls` counts the HTTP server's requests by method.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class Chain(Node):
             validity_blocks=validity_blocks,
             finality_lag=finality_lag,
         )
-        self.faults = Faults()
         self.calls: Counter[str] = Counter()
         self.untracked_receipts = False
         self.contract: EarlyContract | HeadContract = (
@@ -79,7 +78,7 @@ class Chain(Node):
         self.runtime.contracts = {CONTRACT: self.contract, RELAY: RelayContract()}
         for name in (CONTRACT, OWNER, RELAY):
             self.runtime.accounts[name] = Account()
-        self._requester = requester
+        self._operator, self._requester = operator, requester
         for name, key in ((OPERATOR, operator), (REQUESTER, requester)):
             self.fund(name, 100 * YOCTO_PER_NEAR)
             self.add_key(name, key.public_key)
@@ -216,6 +215,32 @@ class Chain(Node):
         """Lose the next transactions that are accepted."""
         with self.lock:
             self.pool.to_drop = times
+
+    def take_nonce(self, nonce: int | None = None) -> str:
+        """Let somebody else who has the operator's key use this nonce, by default the next one, on top of the next
+        block and past this node's pool: of those that wait, none with it or a lower one can land. Returns the hash of
+        that transaction, whose call fails."""
+        with self._settled():
+            key = self._operator
+            wanted = self.runtime.accounts[OPERATOR].keys[key.public_key].nonce + 1 if nonce is None else nonce
+            call = FunctionCall("nothing_that_there_is", b"{}")
+            signed = Transaction(
+                OPERATOR, key.public_bytes, wanted, RELAY, hash_bytes(self.tip.hash), (call,)
+            ).signed_by(key)
+            self._of_strangers.append(signed)
+            return signed.hash
+
+    def rollback(self, blocks: int = 1) -> int:
+        """Undo the newest blocks, as when others were built in their place; returns the height that is left.
+
+        Their transactions go nowhere. Raises ValueError if one of them is final: then there is no going back.
+        """
+        with self._settled():
+            most = min(sum(height > self._final_height for height in self._blocks), len(self._blocks) - 2)
+            if not 0 < blocks <= most:
+                raise ValueError(f"cannot take {blocks} blocks back: {most} are not final")
+            self._take_back(blocks)
+            return self.tip.height
 
     def restart(self) -> None:
         """Restart the node: what waits for a block is lost."""

@@ -21,12 +21,15 @@ ACTIONS = (
     "request",
     "cancel",
     "pending",
+    "sent_by",
     "result_of",
     "pause",
     "add_project",
     "refuse_resumes",
     "reject_next",
     "drop_next",
+    "take_nonce",
+    "rollback",
     "restart",
     "track_no_receipts",
     "fail",
@@ -38,4 +41,4 @@ ACTIONS = (
 def actions(chain: Chain) -> dict[str, Callable[..., Any]]:
     """What may be done to the chain, by name."""
     named: dict[str, Callable[..., Any]] = {name: getattr(chain, name) for name in ACTIONS}
-    return {**named, "calls": lambda: dict(chain.calls)}
+    return {**named, "calls": lambda: dict(chain.calls), "served": lambda: dict(chain.faults.served)}

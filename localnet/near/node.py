@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from localnet.block_schedule import BlockSchedule
+from localnet.faults import Faults
 from localnet.near.accounts import Accounts, refusal
 from localnet.near.pool import Pool, converted
 from localnet.near.receipts import GAS_PRICE_YOCTO, TRANSACTION_GAS, Block, Outcome, Receipt, hash_of
-from localnet.near.runtime import Runtime
+from localnet.near.runtime import Runtime, Yield
 from protocols.near.keys import public_key_text, to_base58
 from protocols.near.lanes import VALIDITY_BLOCKS
 from protocols.near.transactions import SignedTransaction
@@ -27,10 +28,12 @@ _WAKE_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Picture:
-    """Accounts, and contracts' states by account, as of one block."""
+    """Accounts, contracts' states by account, yields, and receipts that are to run next, as of one block."""
 
     accounts: Accounts
     states: dict[str, Any]
+    yields: dict[str, Yield] = field(default_factory=dict)
+    queue: tuple[Receipt, ...] = ()
 
 
 @dataclass
@@ -46,7 +49,8 @@ class Node:
 
     Arguments: `clock` gives Unix time in seconds; a block is made every `block_seconds` of it; `validity_blocks` is
     how many blocks a transaction's block hash may be old; a block is final once `finality_lag` others follow it (on
-    the real chain two or three).
+    the real chain two or three). `faults` are the HTTP server's, and count besides what was `rejected`, `dropped`,
+    `nonce_taken` and `rolled_back` on request.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Node:
         self.chain_id = chain_id
         self.runtime = Runtime()
         self.pool = Pool()
+        self.faults = Faults()
         self.stopping = threading.Event()
         self._now = clock
         self._schedule = BlockSchedule(clock, block_seconds)
@@ -70,11 +75,13 @@ class Node:
         self._pictures: dict[int, Picture] = {}
         self._blocks: dict[int, Block] = {}
         self._heights: dict[str, int] = {}
+        self._final_height = GENESIS_HEIGHT
         self._queue: list[Receipt] = []
         self._included: dict[str, Included] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._to_skip = 0
         self._rejections: list[Any] = []
+        self._of_strangers: list[SignedTransaction] = []
         genesis = Block(GENESIS_HEIGHT, hash_of("block", chain_id, GENESIS_HEIGHT), NO_HASH, None, int(clock() * 1e9))
         self.genesis_hash = genesis.hash
         self._append(genesis)
@@ -92,11 +99,7 @@ class Node:
     def final_block(self) -> Block:
         """The newest block that is final."""
         with self._settled():
-            block = self.tip
-            for _ in range(self._finality_lag):
-                if block.prev_height is not None:
-                    block = self._blocks[block.prev_height]
-            return block
+            return self._blocks[self._final_height]
 
     def picture_at(self, block: Block) -> Picture:
         """Accounts and contracts as of a recent block; as of now for one that nobody kept a picture of."""
@@ -114,6 +117,11 @@ class Node:
         """The transaction if it is in a block."""
         with self._settled():
             return self._included.get(transaction_hash)
+
+    def sent_by(self, account_id: str) -> list[str]:
+        """Hashes of the account's transactions in blocks, oldest first."""
+        with self._settled():
+            return [each for each, found in self._included.items() if found.signed.transaction.signer_id == account_id]
 
     def outcome(self, receipt_id: str) -> Outcome | None:
         """What a receipt did; None if it has not run, or never was."""
@@ -146,6 +154,7 @@ class Node:
         """Why the node refuses a transaction (an InvalidTxError); None if it does not."""
         with self._settled():
             if self._rejections:
+                self.faults.note("rejected")
                 return self._rejections.pop(0)
             size = len(signed.to_bytes())
             if size > MOST_TRANSACTION_BYTES:
@@ -163,8 +172,8 @@ class Node:
             if signed.hash in self.pool:
                 return None
             problem = self.refusal(signed)
-            if problem is None:
-                self.pool.add(signed)
+            if problem is None and not self.pool.add(signed):
+                self.faults.note("dropped")
             return problem
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
@@ -194,8 +203,10 @@ class Node:
             block.outcomes.append(outcome)
             self._outcomes[receipt.receipt_id] = outcome
             self._queue += made
-        for signed in self.pool.take():
+        strangers, self._of_strangers = self._of_strangers, []
+        for signed in (*strangers, *self.pool.take()):
             self._include(signed, block)
+        self.faults.note("nonce_taken", sum(signed in block.transactions for signed in strangers))
         self._append(block)
         if self._finality_lag:
             self._take_picture(height)
@@ -219,13 +230,37 @@ class Node:
 
     def _take_picture(self, height: int) -> None:
         states = {name: copy.deepcopy(contract.state) for name, contract in self.runtime.contracts.items()}
-        self._pictures[height] = Picture(copy.deepcopy(self.runtime.accounts), states)
+        accounts = copy.deepcopy(self.runtime.accounts)
+        self._pictures[height] = Picture(accounts, states, dict(self.runtime.yields), tuple(self._queue))
         for old in [each for each in self._pictures if each < height - 10 - self._finality_lag]:
             del self._pictures[old]
 
     def _append(self, block: Block) -> None:
         self._blocks[block.height] = block
         self._heights[block.hash] = block.height
+        final = block
+        for _ in range(self._finality_lag):
+            if final.prev_height is not None:
+                final = self._blocks[final.prev_height]
+        # What was final stays so, also while the blocks built in the place of others are fewer than those were.
+        self._final_height = max(self._final_height, final.height)
+
+    def _take_back(self, blocks: int) -> None:
+        """Undo the newest blocks, none of them final: what was in them has not happened."""
+        for _ in range(blocks):
+            gone = self._blocks.pop(self.tip.height)
+            del self._heights[gone.hash]
+            self._pictures.pop(gone.height, None)
+        height, picture = self.tip.height, copy.deepcopy(self._pictures[self.tip.height])
+        self.runtime.accounts, self.runtime.yields = picture.accounts, picture.yields
+        for name, contract in self.runtime.contracts.items():
+            contract.state = picture.states[name]
+        self._queue = list(picture.queue)
+        undone = [each for each, found in self._included.items() if found.outcome.height > height]
+        for each in undone:
+            del self._included[each]
+        self._outcomes = {each: outcome for each, outcome in self._outcomes.items() if outcome.height <= height}
+        self.faults.note("rolled_back", len(undone))
 
     @contextmanager
     def _settled(self) -> Iterator[None]:

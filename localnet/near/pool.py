@@ -17,14 +17,13 @@ class Pool:
     def __contains__(self, transaction_hash: str) -> bool:
         return transaction_hash in self._waiting
 
-    def add(self, signed: SignedTransaction) -> None:
-        """Let it wait, once."""
-        if signed.hash in self._waiting:
-            return
-        if self.to_drop > 0:
+    def add(self, signed: SignedTransaction) -> bool:
+        """Let it wait, once; False if it is lost."""
+        if signed.hash not in self._waiting and self.to_drop > 0:
             self.to_drop -= 1
-            return
-        self._waiting[signed.hash] = signed
+            return False
+        self._waiting.setdefault(signed.hash, signed)
+        return True
 
     def newest_nonce(self, signer_id: str, public_key: bytes) -> int:
         """The largest nonce of a key that waits; 0 if none does."""

@@ -88,7 +88,7 @@ class _Connection(Connection):
         if fault is not None and fault.kind == "lost_reply":
             return self.reset()
         content = json.dumps(document, separators=(",", ":")).encode()
-        return self.reply(status, content, cut=fault is not None and fault.kind == "cut")
+        return self.reply(status, content, fault=fault)
 
     def _count_and_take_fault(self, name: str) -> Fault | None:
         chain = self.server.chain

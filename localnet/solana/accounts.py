@@ -69,6 +69,11 @@ class AccountHistory:
             if account is not None and account.owner == program:
                 yield address, account
 
+    def revert(self, address: str, slot: int) -> None:
+        """Forget what became of the account after `slot`, one that is not finalized."""
+        versions = self._versions[address]
+        versions[:] = [version for version in versions if version[0] <= slot] or [(0, None)]
+
     def credit(self, address: str, lamports: int, empty: StoredAccount) -> None:
         """Give lamports as if the account had always had them, at every commitment level."""
         versions = self._versions.setdefault(address, [(0, None)])

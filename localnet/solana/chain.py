@@ -128,6 +128,7 @@ class Chain:
             self.settle()
             if self._to_drop > 0:
                 self._to_drop -= 1
+                self.faults.note("dropped")
             elif self._to_hold > 0:
                 self._to_hold -= 1
                 self._held.append((self.slots.slot + self._hold_slots, transaction))
@@ -235,6 +236,23 @@ class Chain:
         """Lose the next transactions on their way to the leader, after the node has accepted them."""
         with self.lock:
             self._to_drop = times
+
+    def rollback(self, slots: int) -> int:
+        """Undo what landed in the newest slots, as when the fork that had them lost; returns how many transactions.
+
+        The slots themselves go on, and blockhashes stay valid. Raises ValueError if one of the slots is finalized.
+        """
+        with self.lock:
+            self.settle()
+            newest = self.slots.slot
+            if not 0 < slots <= COMMITMENT_LAG["finalized"]:
+                raise ValueError(f"cannot take {slots} slots back: {COMMITMENT_LAG['finalized']} are not final")
+            undone = self.log.take_back(newest - slots + 1)
+            for address in {address for landed in undone for address in landed.addresses if address in self.accounts}:
+                self.accounts.revert(address, newest - slots)
+                self.runtime.set_account(address, self.accounts.at(address, newest))
+            self.faults.note("rolled_back", len(undone))
+            return len(undone)
 
     def hold_next(self, times: int = 1, slots: int = 4) -> None:
         """Let the next transactions land only that many slots later."""

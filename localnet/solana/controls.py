@@ -16,6 +16,7 @@ ACTIONS = (
     "thaw",
     "drop_next",
     "hold_next",
+    "rollback",
     "fail",
     "clear_faults",
     "set_priority_fee",
@@ -28,7 +29,12 @@ ACTIONS = (
 def actions(chain: Chain) -> dict[str, Callable[..., Any]]:
     """What may be done to the chain, by name."""
     named: dict[str, Callable[..., Any]] = {name: getattr(chain, name) for name in ACTIONS}
-    return {**named, "calls": lambda: dict(chain.calls), "seed_accounts": lambda accounts: _seed(chain, accounts)}
+    return {
+        **named,
+        "calls": lambda: dict(chain.calls),
+        "served": lambda: dict(chain.faults.served),
+        "seed_accounts": lambda accounts: _seed(chain, accounts),
+    }
 
 
 def _seed(chain: Chain, accounts: list[dict[str, Any]]) -> int:

@@ -58,7 +58,7 @@ class _Connection(Connection):
         if fault is not None and fault.kind == "lost_reply":
             return self.reset()
         body = json.dumps(answers if isinstance(document, list) else answers[0], separators=(",", ":")).encode()
-        return self.reply(200, body, cut=fault is not None and fault.kind == "cut")
+        return self.reply(200, body, fault=fault)
 
     def _count_and_take_fault(self, requests: list[Any]) -> Fault | None:
         """Count every call, also those that fail; the first fault any of them meets is the whole reply's."""

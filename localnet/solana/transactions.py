@@ -53,12 +53,22 @@ class TransactionLog:
         for address in landed.addresses:
             self._by_address.setdefault(address, OrderedDict())[landed.signature] = None
         if len(self._by_signature) > self._most:
-            _, oldest = self._by_signature.popitem(last=False)
-            for address in oldest.addresses:
-                signatures = self._by_address[address]
-                signatures.pop(oldest.signature, None)
-                if not signatures:
-                    del self._by_address[address]
+            self._forget(next(iter(self._by_signature)))
+
+    def take_back(self, slot: int) -> list[LandedTransaction]:
+        """Forget those that landed at or after `slot`, as if they never had; returns them, newest first."""
+        undone = self.since(slot)
+        for landed in undone:
+            self._forget(landed.signature)
+        self.count -= len(undone)
+        return undone
+
+    def _forget(self, signature: str) -> None:
+        for address in self._by_signature.pop(signature).addresses:
+            signatures = self._by_address[address]
+            signatures.pop(signature, None)
+            if not signatures:
+                del self._by_address[address]
 
     def get(self, signature: str) -> LandedTransaction | None:
         """The transaction of that signature, if it landed and is remembered."""

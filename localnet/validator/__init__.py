@@ -21,12 +21,13 @@ class ValidatorLocalnet:
     """One validator with two doors; a context manager.
 
     Arguments: `token` is the bearer token that both doors ask for, none if empty; `port` and `http_port` 0 take free
-    ones. Attributes: `url` (ws://…/worker), `http_url`, and `desk` with everything said so far; from another process,
+    ones; `knows_refusals` is whether it takes `job_refused`, which the network's documents do not name. Attributes:
+    `url` (ws://…/worker), `http_url`, and `desk` with everything said so far; from another process,
     `POST <http_url>/_localnet` with `{"action": "push", …}`. Raises OSError if a port is taken.
     """
 
-    def __init__(self, *, token: str = "", port: int = 0, http_port: int = 0) -> None:
-        self.desk = Desk(token)
+    def __init__(self, *, token: str = "", port: int = 0, http_port: int = 0, knows_refusals: bool = True) -> None:
+        self.desk = Desk(token, knows_refusals=knows_refusals)
         self._push = PushServer(self.desk, port)
         self._polling = PollingServer(self.desk, http_port)
         self.http_url = self._polling.url

@@ -14,13 +14,16 @@ T = TypeVar("T")
 class Desk:
     """Jobs and answers. `token` is what workers must show; `workers` are the addresses that asked over HTTP."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, knows_refusals: bool = True) -> None:
+        self.knows_refusals = knows_refusals
         self.refusing: int | None = None
         self.swallowing = 0
         self.connections = 0
         self.workers: set[str] = set()
         self.on_offer: Callable[[], None] = lambda: None
         """Called after each `offer`."""
+        self.unheard: list[str] = []
+        """Why messages were refused."""
         self._token = token
         self._said: list[Any] = []
         self._heard: list[dict[str, Any]] = []
@@ -53,19 +56,22 @@ class Desk:
         with self._changed:
             answered = {heard["job_id"] for heard in self._heard}
             jobs = [said for said in self._said if isinstance(said, dict)]
-            return [job for job in jobs if job.get("job_id") not in answered]
+            # An id may be anything at all: `say` says that too.
+            return [job for job in jobs if not isinstance(job.get("job_id"), str) or job["job_id"] not in answered]
 
     def heard(self, frame: str | bytes) -> str:
         """Take a worker's message; why it is refused, empty if it is not."""
         try:
             message = json.loads(frame)
-            fault = _fault(message)
-        except ValueError as error:
+            fault = _fault(message, knows_refusals=self.knows_refusals)
+        except (ValueError, RecursionError) as error:
             fault = str(error)
-        if not fault:
-            with self._changed:
+        with self._changed:
+            if fault:
+                self.unheard.append(fault)
+            else:
                 self._heard.append(message)
-                self._changed.notify_all()
+            self._changed.notify_all()
         return fault
 
     def answers_to(self, job_id: str) -> list[dict[str, Any]]:
@@ -95,9 +101,10 @@ _FIELDS = {
 }
 
 
-def _fault(message: Any) -> str:
+def _fault(message: Any, *, knows_refusals: bool) -> str:
     """What is wrong with a worker's message, to the letter of the protocol; empty if nothing is."""
-    if not isinstance(message, dict) or message.get("type") not in _FIELDS:
+    known = [kind for kind in _FIELDS if knows_refusals or kind == "job_result"]  # a list: a kind may be unhashable
+    if not isinstance(message, dict) or message.get("type") not in known:
         return "no message of a kind that is known"
     if set(message) != _FIELDS[message["type"]]:
         return f"fields {sorted(message)}"

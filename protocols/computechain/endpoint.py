@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from millrace.errors import Permanent, Transient
-from millrace.redaction import register_secret
-from protocols.http_json import MOST_BYTES, Answer, JsonServer, Unreadable, origin_of, parsed
+from protocols.http_json import MOST_BYTES, Answer, JsonServer, Unreadable, mask_keys_in, origin_of, parsed
 
 __all__ = ["MOST_BYTES", "MOST_LINE_BYTES", "Answer", "Endpoint", "Unreadable", "endpoint_label", "parsed"]
 
@@ -25,10 +23,7 @@ class Endpoint(JsonServer):
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         super().__init__(endpoint_label(url), base_url=url.rstrip("/"), timeout_seconds=timeout_seconds, hint=_HINT)
-        parts = urlsplit(url)
-        for secret in (parts.password or "", parts.path.strip("/")):
-            if len(secret) >= 16:
-                register_secret(secret)
+        mask_keys_in(url)
 
     async def get(self, path: str) -> Answer:
         """Raises Transient if it does not answer now; Unreadable if what it answers is no JSON, or too much."""
@@ -56,7 +51,7 @@ class Endpoint(JsonServer):
                         yield line.removesuffix(b"\r")
                     if len(rest) > MOST_LINE_BYTES:
                         raise Unreadable(f"{self.label} sends a line of more than {MOST_LINE_BYTES} bytes")
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             raise Transient(f"the stream of {self.label} broke off: {type(error).__name__}") from None
 
 

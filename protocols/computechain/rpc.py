@@ -23,6 +23,9 @@ M = TypeVar("M", bound=BaseModel)
 
 _logger = logging.getLogger(__name__)
 
+_MOST_LINES_BESIDE = 10_000
+"""Of the event stream, between two events: keep-alives for twenty hours."""
+
 
 class Status(BaseModel):
     """What a node says of itself; `height` is -1 before the first block."""
@@ -137,12 +140,17 @@ class ComputeChainRpc:
         """What one node says happened to transactions, from now on: a hint to look sooner, never a reason to believe.
 
         Events can come late or not at all, and what happened before is not repeated. Ends when the node hangs up;
-        raises Transient if it does not answer or is silent for `silence_seconds` (it sends a comment every 15 s).
+        raises Transient if it does not answer or is silent for `silence_seconds` (it sends a comment every 15 s);
+        Unreadable if it sends line after line that is no event.
         """
-        async with aclosing(self._endpoints[self._asked].lines("/events/stream", silence_seconds)) as lines:
+        endpoint, others = self._endpoints[self._asked], 0
+        async with aclosing(endpoint.lines("/events/stream", silence_seconds)) as lines:
             async for line in lines:
                 if (event := event_in(line)) is not None:
+                    others = 0
                     yield event
+                elif (others := others + 1) > _MOST_LINES_BESIDE:
+                    raise Unreadable(f"{endpoint.label} sends {others} lines without an event among them")
 
     async def _read(self, path: str, kind: type[M]) -> M:
         found = await self._find(path, kind)

@@ -91,7 +91,10 @@ def checked(adapter: TypeAdapter[T], document: Any, kind: str) -> T:
     try:
         # Half a surrogate pair could be read, and then never persisted or sent.
         compact(document)
-        return adapter.validate_python(document)
+        found = adapter.validate_python(document)
+        # And so could what is nested more deeply than pydantic writes.
+        adapter.dump_json(found)
+        return found
     except ValidationError as error:
         told = faults_of(error)
     except (ValueError, RecursionError):

@@ -143,7 +143,7 @@ class Gateway:
                 return await ask()
         except TimeoutError:
             raise ContentUnavailable(f"{self.name} did not answer within {timeout_seconds:.1f} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ContentUnavailable(f"{self.name}: {type(error).__name__} {error}".rstrip()) from None
         except TruncatedCar as error:
             raise ContentUnavailable(f"{self.name}: {error.message}") from None
@@ -158,7 +158,7 @@ class Gateway:
             raise ContentRefused(f"{self.name} is not asked any more: {banned}", hint=f"millrace forgive {self.name}")
         if cid.multihash in self._refused:
             raise ContentRefused(self._refused[cid.multihash])
-        wait_seconds = standing.resting_until - self._clock()
+        wait_seconds = standing.rest_seconds(self._clock())
         if wait_seconds > 0:
             raise ContentUnavailable(
                 f"{self.name} wants to be left alone for {wait_seconds:.0f} s more", retry_after_seconds=wait_seconds
@@ -195,7 +195,7 @@ class Gateway:
                 body = await read_capped(response, MAX_BLOCK_BYTES)
         except TimeoutError:
             raise ContentUnavailable(f"{self.name} did not answer within {_CHECK_SECONDS:.0f} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ContentUnavailable(f"{self.name}: {type(error).__name__} {error}".rstrip()) from None
         if body:
             raise ContentRefused(f"{self.name} is no IPFS gateway: it sent {len(body)} bytes for an empty block")

@@ -75,7 +75,7 @@ class ServiceClient:
                 return json.loads(await read_capped(response, _MAX_ANSWER_BYTES))
         except TimeoutError:
             raise PublishFailed(f"{self._name} took longer than {self._timeout_seconds:.1f} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PublishFailed(f"{self._name}: {type(error).__name__} {error}".rstrip()) from None
         except ContentRefused as error:
             raise PublishRefused(f"{self._name}: {error.message}") from None

@@ -35,6 +35,7 @@ class Standing(BaseModel):
     successes: int = 0
     errors: int = 0
     resting_until: float = Field(default=0.0, description="Unix seconds: it asked to be left alone until then")
+    rests_since: float = Field(default=0.0, description="Unix seconds of when it asked for that")
     banned: str = Field(default="", description="The lie it told; it is not asked any more")
     banned_at: float = Field(default=0.0, description="Unix seconds")
 
@@ -43,6 +44,10 @@ class Standing(BaseModel):
         """The higher, the earlier it is asked; who was never asked comes first."""
         weight = self.attempts + _ERROR_WEIGHT * self.errors
         return self.successes / weight if weight else math.inf
+
+    def rest_seconds(self, now: float) -> float:
+        """How long it is still to be left alone; not at all if the clock was set back since it asked."""
+        return max(self.resting_until - now, 0.0) if now >= self.rests_since else 0.0
 
 
 class _File(RootModel[dict[str, Standing]]):
@@ -114,13 +119,14 @@ class Standings:
         """Count one attempt. It counts as neither if it was overtaken, or the gateway has no such content."""
 
         def counted(old: Standing) -> Standing:
+            rest = {"resting_until": self._clock() + rest_seconds, "rests_since": self._clock()}
             halves = 2 if old.attempts >= _MOST_ATTEMPTS else 1
             return old.model_copy(
                 update={
                     "attempts": old.attempts // halves + 1,
                     "successes": old.successes // halves + success,
                     "errors": old.errors // halves + error,
-                    "resting_until": self._clock() + rest_seconds if rest_seconds else old.resting_until,
+                    **(rest if rest_seconds else {}),
                 }
             )
 

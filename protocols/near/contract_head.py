@@ -33,6 +33,9 @@ _SMALL_BYTES = RESUME_LIMIT_BYTES - 1
 _MOST_NESTED = 120
 """Levels of an output: the contract's parser ends at 128, those around the output counted."""
 
+_LONGEST_NUMBER = "-1.7976931348623157e+308"
+"""What the contract reads as a double, it may write with as many characters: 1e-05 becomes 0.00001."""
+
 _STORE_GAS = 100 * TERAGAS
 _CHARGED = re.compile(r'\[\[yNEAR charged: "(\d{1,39})"\]\]')
 
@@ -50,7 +53,7 @@ def resolve_calls(request: ExecutionRequest, resolution: Resolution) -> tuple[Fu
     """
     output = output_of(resolution.output, request.response_format)
     response = _response(resolution, output)
-    if output is None or len(compact(response)) <= _SMALL_BYTES:
+    if output is None or _written_bytes(response) <= _SMALL_BYTES:
         whole = with_error_cut(response, _SMALL_BYTES)
         return (_call("resolve_execution", {"request_id": request.request_id, "response": whole}, MOST_GAS),)
     stored = with_error_cut({**response, "output": None}, _SMALL_BYTES)
@@ -78,7 +81,7 @@ def output_of(output: bytes | None, response_format: str) -> dict[str, Any] | No
         if response_format == "Text":
             return {"Text": text}
         return {"Json": _plain(json.loads(text, parse_constant=_refuse))}
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         raise OutputNotJson(
             f"the output is not {'UTF-8' if response_format == 'Text' else 'JSON'}",
             hint=f"the request asks for {response_format}; it is the module that has to write it",
@@ -100,7 +103,7 @@ def _response(resolution: Resolution, output: dict[str, Any] | None) -> dict[str
     return {
         "success": resolution.success,
         "output": output,
-        "error": resolution.error,
+        "error": None if resolution.error is None else writable(resolution.error),
         "resources_used": {
             "instructions": used.instructions,
             "time_ms": used.time_ms,
@@ -123,10 +126,32 @@ def _call(method: str, args: dict[str, Any], gas: int) -> FunctionCall:
 
 
 def _plain(value: Any) -> Any:
-    """The value if the contract can read it. Raises ValueError for half a surrogate pair, 1e400 or a deep nesting."""
+    """The value if the contract can read it.
+
+    Raises ValueError for half a surrogate pair, 1e400 or a deep nesting, OverflowError for 1e400 written with all its
+    zeros: the contract's parser refuses that as well.
+    """
     compact(value)
     if not _is_shallow(value, _MOST_NESTED):
         raise ValueError("it is nested too deeply")
+    _with_longest_numbers(value)
+    return value
+
+
+def _written_bytes(response: dict[str, Any]) -> int:
+    """The most that the contract writes for a response when it resumes with it."""
+    return len(compact(_with_longest_numbers(response)))
+
+
+def _with_longest_numbers(value: Any) -> Any:
+    """The value with a text as long as any number in place of each that the contract keeps as a double."""
+    if isinstance(value, dict):
+        return {name: _with_longest_numbers(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_longest_numbers(part) for part in value]
+    if isinstance(value, float) or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 64):
+        float(value)  # raises for one that no double holds, which the contract's parser refuses
+        return "0" * (len(_LONGEST_NUMBER) - len('""'))
     return value
 
 

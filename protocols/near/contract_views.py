@@ -23,12 +23,20 @@ from protocols.near.contract import (
     tagged_source,
 )
 from protocols.near.rpc import NearRpc
+from protocols.near.rpc_errors import NodeBusy
 from protocols.near.transactions import FunctionCall
 
 T = TypeVar("T")
 
 UNABLE_TO_RESUME = "Unable to resume execution promise"
 """The contract's words when the chain does not let it resume: too early, too late, or done already."""
+
+EARLY_BLOCKS = 10
+"""How many blocks after a request a resume can have come too early at most. In the block of the request the chain does
+not find what is to be resumed (nearcore PR #14926); a few more are for receipts that arrive together or are held up."""
+
+CALLBACK_BLOCKS = 4
+"""How many blocks after a resume the contract's callback has run, and HEAD has the request no more."""
 
 
 class NotTheContract(Permanent):
@@ -87,8 +95,10 @@ class ContractConfig:
 class RefusedResume(StrEnum):
     """What "Unable to resume" means in the case at hand."""
 
-    early = "early"  # the request is pending: in the same block as the request, or before it; send again
-    settled = "settled"  # the contract has the request no more: resolved, timed out or cancelled
+    early = "early"  # the request is pending, and the refusal came right behind it: send again
+    settled = (
+        "settled"  # it has been resolved, timed out or cancelled; EARLY shows it still if it was resolved as failed
+    )
     timed_out = "timed_out"  # it is pending only because nobody cancelled it: the chain will resume it no more
 
 
@@ -106,9 +116,13 @@ class Contract:
             return contract_early.resolve_calls(request, resolution)
         return contract_head.resolve_calls(request, resolution)
 
-    async def get_request(self, request_id: int) -> StoredRequest | None:
-        """The request while it is pending; None once it is settled, and for one that never was."""
-        return await self._view("get_request", _REQUEST, {"request_id": request_id})
+    async def get_request(self, request_id: int, *, since: int = 0) -> StoredRequest | None:
+        """The request while it is pending; None once it is settled, and for one that never was.
+
+        `since` is a height: nodes disagree for a while, and one that has not come so far cannot tell whether a
+        request is settled or not there yet. Raises NodeBusy if such a one answers.
+        """
+        return await self._view("get_request", _REQUEST, {"request_id": request_id}, since)
 
     async def get_pricing(self) -> Pricing:
         """The prices."""
@@ -138,24 +152,31 @@ class Contract:
         stored = await self.get_request(request.request_id)
         return None if stored is None else stored.input_data or ""
 
-    async def after_refused_resume(self, request_id: int, requested_at_height: int) -> RefusedResume:
-        """What it means that the contract was "unable to resume" a request whose receipt ran at that height.
+    async def after_refused_resume(self, request_id: int, requested_at: int, refused_at: int) -> RefusedResume:
+        """What it means that the contract was "unable to resume" a request; the heights are where each receipt ran.
 
-        Without the contract's word the three cases look alike. EARLY keeps a failed request: within 200 blocks of the
-        request a second resolution of one is taken for an early one.
+        The three cases look alike in the receipt, and the contract's word alone does not tell them apart either. EARLY
+        keeps a request that was resolved as failed, as if it were pending: there a refusal that did not come right
+        behind the request cannot be an early one. HEAD lets every request go that was resolved, a few blocks later.
+
+        Raises NodeBusy if the node has not come to `refused_at`, or too little further to say.
         """
         # The height first: seen later, a request that is still pending could look younger than it is.
         head = (await self._rpc.block()).header.height
-        if head < requested_at_height:
-            return RefusedResume.early  # no final block has the request yet
-        if await self.get_request(request_id) is None:
+        if await self.get_request(request_id, since=max(head, refused_at)) is None:
             return RefusedResume.settled
-        if head - requested_at_height > YIELD_TIMEOUT_BLOCKS:
+        if head - requested_at > YIELD_TIMEOUT_BLOCKS:
             return RefusedResume.timed_out
+        if self.dialect is Dialect.early:
+            return RefusedResume.early if refused_at - requested_at <= EARLY_BLOCKS else RefusedResume.settled
+        if head - refused_at < CALLBACK_BLOCKS:
+            raise NodeBusy(f"the callback of request {request_id} may have to run yet")
         return RefusedResume.early
 
-    async def _view(self, method: str, kind: TypeAdapter[T], args: dict[str, Any] | None = None) -> T:
+    async def _view(self, method: str, kind: TypeAdapter[T], args: dict[str, Any] | None = None, since: int = 0) -> T:
         found = await self._rpc.call_function(self.contract_id, method, args)
+        if found.block_height < since:
+            raise NodeBusy(f"a node answers {method} as of block {found.block_height}, before {since}")
         try:
             return kind.validate_python(json.loads(found.result))
         except (ValidationError, ValueError, RecursionError):

@@ -16,10 +16,10 @@ class RequestContext:
     """Where a request was made, for the guest's environment; None for what the source does not tell."""
 
     contract_id: str
-    block_height: int
-    block_timestamp_ns: int
-    receipt_id: str
-    gas_burnt: int
+    block_height: int | None
+    block_timestamp_ns: int | None
+    receipt_id: str | None
+    gas_burnt: int | None
     transaction_hash: str | None = None
     predecessor_id: str | None = None
     signer_public_key: str | None = None
@@ -58,6 +58,22 @@ class BlockSource(Protocol):
         Raises Transient if it cannot be told now: the height is to be read again, however often.
         """
         ...
+
+
+class CheckedSource:
+    """A `BlockSource` that believes `blocks` in everything but that a height has none: that is asked of `nodes`.
+
+    A server of blocks says so of one that it has not got yet, or has lost, as well.
+    """
+
+    def __init__(self, blocks: BlockSource, nodes: BlockSource) -> None:
+        self._blocks = blocks
+        self._nodes = nodes
+
+    async def at(self, height: int) -> SeenHeight | None:
+        """As `BlockSource.at`."""
+        seen = await self._blocks.at(height)
+        return seen if seen is None or not seen.skipped else await self._nodes.at(height)
 
 
 class GapInChain(Transient):

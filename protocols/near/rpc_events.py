@@ -10,12 +10,17 @@ from collections.abc import Iterable
 
 from protocols.near.answers import BlockHeader
 from protocols.near.events import RequestContext, SeenHeight, SeenRequest, requests_of
+from protocols.near.keys import to_base58
 from protocols.near.request_events import STANDARDS, requests_in
 from protocols.near.rpc import NearRpc
 from protocols.near.rpc_errors import NodeBusy, UnknownBlock
 
 _MOST_SKIPPED = 50
 """Heights in a row without a block that are looked at to be sure; the chain skips one now and then."""
+
+
+_NO_BLOCK = to_base58(bytes(32))
+"""What the chain's first block names as the one before it."""
 
 
 class RpcSource:
@@ -70,7 +75,8 @@ class RpcSource:
                 header = (await self._rpc.block(later)).header
             except UnknownBlock:
                 continue
-            if header.prev_height is not None and header.prev_height < height:
+            is_first = header.prev_hash == _NO_BLOCK
+            if is_first or (header.prev_height is not None and header.prev_height < height):
                 return
             break
         raise NodeBusy(

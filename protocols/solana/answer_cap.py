@@ -17,7 +17,9 @@ MOST_BYTES = 16 * MIB
 MOST_LISTING_BYTES = 256 * MIB
 """Of a listing: 100,000 accounts are 23 to 64 MB, depending on how the node writes them."""
 
-_LISTINGS = frozenset({"getProgramAccounts"})
+LISTINGS = frozenset({"getProgramAccounts"})
+"""Calls whose answer grows with what others put on the chain."""
+
 _PIECE_BYTES = 65_536
 _GZIP_WINDOW_BITS = 31
 
@@ -35,7 +37,7 @@ class AnswerUnreadable(httpx2.TransportError):
 @contextmanager
 def cap_for(method: str) -> Iterator[None]:
     """The answers read inside are to calls of `method`."""
-    token = _most_bytes.set(MOST_LISTING_BYTES if method in _LISTINGS else MOST_BYTES)
+    token = _most_bytes.set(MOST_LISTING_BYTES if method in LISTINGS else MOST_BYTES)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from solders.rpc import errors
 
 from millrace.errors import MillraceError, Permanent, Transient, UnknownOutcome
 from millrace.text import printable
-from protocols.solana.answer_cap import AnswerTooLarge
+from protocols.solana.answer_cap import LISTINGS, AnswerTooLarge
 
 _RATE_LIMITED = -32429
 """Not Solana's; several RPC providers use it for 429."""
@@ -125,13 +125,12 @@ def _is_panic(error: BaseException) -> bool:
 
 def _from_http(cause: BaseException | None, method: str, label: str) -> MillraceError:
     if isinstance(cause, AnswerTooLarge):
-        # Another node may serve the same question; the next answer of this one would be no smaller.
-        return EndpointRefused(
-            f"{label} answered {method} at more length than is read: {cause}", hint="use another endpoint"
-        )
+        # A listing is no shorter the next time, and another node may have a filter for it. No other answer is ever so
+        # long: the node was broken when it gave it.
+        kind = EndpointRefused if method in LISTINGS else EndpointBusy
+        return kind(f"{label} answered {method} at more length than is read: {cause}", hint="use another endpoint")
     if not isinstance(cause, httpx2.HTTPStatusError):
-        kind = type(cause).__name__
-        return EndpointBusy(f"{label} could not be asked for {method}: {kind}")
+        return EndpointBusy(f"{label} could not be asked for {method}: {type(cause).__name__}")
     status = cause.response.status_code
     if status in (408, 425, 429) or status >= 500:
         return EndpointBusy(

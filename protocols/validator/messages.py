@@ -95,9 +95,10 @@ def incoming(raw: str | bytes) -> list[Incoming]:
     except (ValueError, RecursionError):
         return [Unknown(told=f"no JSON: {_shown(raw)}")]
     documents = document if isinstance(document, list) else [document]
+    found = [_message(each, raw) for each in documents[:MOST_MESSAGES]]
     if len(documents) > MOST_MESSAGES:
-        return [Unknown(told=f"{len(documents)} messages in one frame")]
-    return [_message(each, raw) for each in documents]
+        found.append(Unknown(told=f"{len(documents)} messages in one frame, of which {MOST_MESSAGES} were read"))
+    return found
 
 
 def _message(document: Any, raw: str | bytes) -> Incoming:
@@ -118,9 +119,11 @@ def _fault_of(payload: dict[str, Any]) -> str:
     if _deeper_than(DEEPEST_PAYLOAD, payload):
         return f"payload: nested more than {DEEPEST_PAYLOAD} deep"
     try:
-        size = len(json.dumps(payload, ensure_ascii=False).encode())
+        size = len(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode())
     except UnicodeEncodeError:
         return "payload: a text that is no Unicode"
+    except ValueError:
+        return "payload: a number that is none, or too large"  # it would come back from the disk as null
     return f"payload: {size} bytes, more than {MOST_PAYLOAD_BYTES}" if size > MOST_PAYLOAD_BYTES else ""
 
 

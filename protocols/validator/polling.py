@@ -12,14 +12,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlencode
 
+import httpx
+
 from millrace.errors import Permanent, Transient
 from protocols.http_json import JsonServer
-from protocols.validator.link import NotNow, Undeliverable, validator_label
+from protocols.validator.link import (
+    NOT_LET_IN,
+    NobodyThere,
+    NotNow,
+    Undeliverable,
+    authorization,
+    ensure_let_in,
+    validator_label,
+)
 from protocols.validator.messages import MOST_BYTES, Incoming, incoming
 
-_NOT_LET_IN = (401, 403)
-_LATER = (404, 408, 409, 425)
-"""What a validator that is being set up anew, or is at this very job, may say for a while."""
+_LATER = (*NOT_LET_IN, 404, 408, 409, 425)
+"""What a validator that is being set up anew, or is at this very job, may say of an answer for a while.
+
+Whether we are let in, the next look for jobs tells; something between us may only dislike this one answer.
+"""
 
 
 class PollingLink:
@@ -36,34 +48,51 @@ class PollingLink:
         self._path = f"/jobs?{urlencode({'worker': worker_address})}"
         self._poll_seconds = poll_seconds
         self._sleep = sleep
+        self._first_look: asyncio.Future[bool] | None = None
+        """Whether it was answered; None before it is begun."""
 
     async def messages(self) -> AsyncIterator[Incoming]:
         """What each look finds; the same job again and again, until it is answered."""
-        while True:
-            answer = await self._server.ask("GET", self._path)
-            self._ensure_let_in(answer.status)
-            if answer.status >= 300:
-                raise Transient(f"{self._server.label} answers with the status {answer.status}")
-            if answer.body is not None:
-                for message in incoming(json.dumps(answer.body)):
-                    yield message
-            await self._sleep(self._poll_seconds)
+        first = self._first_look = asyncio.get_running_loop().create_future()
+        try:
+            while True:
+                answer = await self._server.ask("GET", self._path)
+                ensure_let_in(answer.status, self._server.label)
+                if answer.status >= 300:
+                    raise Transient(f"{self._server.label} answers with the status {answer.status}")
+                if not first.done():
+                    first.set_result(True)
+                if answer.body is not None:
+                    for message in incoming(json.dumps(answer.body)):
+                        yield message
+                await self._sleep(self._poll_seconds)
+        finally:
+            if not first.done():
+                first.set_result(False)
 
     async def deliver(self, message: str) -> None:
         """Return once it was taken. The status says so, whatever else the validator says."""
-        status = (await self._server.fetch("POST", "/results", json.loads(message))).status
-        self._ensure_let_in(status)
+        try:
+            status = (await self._server.fetch("POST", "/results", json.loads(message), read=False)).status
+        except Transient as error:
+            if self._first_look is not None and not await asyncio.shield(self._first_look):
+                raise NobodyThere(error.message, retry_after_seconds=error.retry_after_seconds) from None
+            raise
         told = f"{self._server.label} does not take the message: status {status}"
         if status in _LATER:
             raise NotNow(told)
         if status >= 300:
             raise Undeliverable(told)
 
-    def _ensure_let_in(self, status: int) -> None:
-        if status in _NOT_LET_IN:
-            raise Permanent(
-                f"{self._server.label} does not let us in: status {status}", hint="check MILLRACE_VALIDATOR__TOKEN"
-            )
+
+def base_of(url: str) -> str:
+    """What paths are put after. Raises Permanent, not quoting it, if `url` has a query, which no path can follow."""
+    if httpx.URL(url).query or httpx.URL(url).fragment:
+        raise Permanent(
+            "MILLRACE_VALIDATOR__URL has a query, which only a WebSocket's address may have",
+            hint="give the token as MILLRACE_VALIDATOR__TOKEN",
+        )
+    return url.rstrip("/")
 
 
 @asynccontextmanager
@@ -78,15 +107,15 @@ async def polling_link(
 ) -> AsyncIterator[PollingLink]:
     """A link to the validator at `url` (http or https), with `token` as a bearer token if there is one.
 
-    Nothing is asked before the first message is wanted. Raises Permanent if the URL cannot be one.
+    Nothing is asked before the first message is wanted. Raises Permanent if the URL or the token cannot be one.
     """
     server = JsonServer(
         validator_label(url),
-        base_url=url.rstrip("/"),
+        base_url=base_of(url),
         timeout_seconds=timeout_seconds,
         hint="is it a PoC validator?",
         most_bytes=MOST_BYTES,
-        headers={"Authorization": f"Bearer {token}"} if token else None,
+        headers=authorization(token),
     )
     try:
         yield PollingLink(server, worker_address, poll_seconds, sleep)

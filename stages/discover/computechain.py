@@ -1,8 +1,9 @@
 """Discover ComputeChain's challenges: one for each block that the operator wants, none missed without a word.
 
-The chain names no jobs; a block is one. What is new is found by asking for the height: the node's event stream never
-announces a block. Each look costs that one question and one block for each that is new, because a block's hash is what
-the next one calls its predecessor. A small file keeps what was seen, so that nothing is lost between two processes.
+The chain names no jobs; a block is one. What is new is found by asking for the height: the node's event stream
+announces no block, and only hints at those with transactions (`computechain_hints`). Each look costs that one question
+and one block for each that is new, because a block's hash is what the next one calls its predecessor. A small file
+keeps what was seen, so that nothing is lost between two processes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class ComputeChainDiscovery:
         backlog_blocks: int,
     ) -> None:
         """`name` tells chain and address apart from others in the same folder."""
+        self.newest = -1
+        """The height of the chain at the last look."""
         self._rpc = rpc
         self._job_of = job_of
         self._every_blocks = every_blocks
@@ -67,6 +70,7 @@ class ComputeChainDiscovery:
         Raises Transient if the chain cannot be asked now, or moves while it is read.
         """
         status = await self._rpc.status()
+        self.newest = status.height
         if status.height < 0:
             return []
         before = self._former(status.height)

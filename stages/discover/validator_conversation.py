@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from millrace.errors import Transient
+from millrace.errors import DeclineReason, Transient
+from millrace.logs import Sparing
 from millrace.redaction import redact
 from protocols.validator.job import PocJob
-from protocols.validator.link import NotNow, OpenLink, Undeliverable, ValidatorLink
-from protocols.validator.messages import BUSY, FAILED, MALFORMED, Incoming, JobMessage, JobRefused, Malformed, Unknown
+from protocols.validator.link import OpenLink, ValidatorLink
+from protocols.validator.messages import (
+    BUSY,
+    FAILED,
+    MALFORMED,
+    Incoming,
+    JobMessage,
+    JobRefused,
+    JobResult,
+    Malformed,
+    Unknown,
+)
 from stages.discover.validator import Inbox, Received
 from stages.submit.validator import Answers, digest_of
+from stages.submit.validator_delivery import Delivery
 
 _logger = logging.getLogger(__name__)
 
@@ -24,25 +36,13 @@ _LONGEST_WAIT_SECONDS = 60.0
 _STEADY_SECONDS = 30.0
 """A link that lasted as long was a good one: the next failure begins with the shortest wait again."""
 
-_LOOK_SECONDS = 0.5
-"""Between two looks for answers: other processes write them."""
-
-_LATER_SECONDS = 30.0
-"""Before an answer that the validator does not take yet is offered again."""
-
-_MOST_REFUSALS = 1_000
-"""That may wait to be sent; of a flood the oldest are dropped."""
-
-_WARNINGS = 20
-_WARNINGS_SECONDS = 60.0
-"""At most so many warnings in so long about what the validator says: it may never stop."""
-
 
 class Conversation:
     """Between one validator and one worker.
 
     Arguments: `open_link` opens a link; `validator` is the validator's name in keys; a job is refused when `backlog`
-    others wait; `clock` is Unix time; `jitter` gives a factor for each wait.
+    others wait, and while `draining` says so; `clock` is Unix time, `elapsed` gives seconds that never go back;
+    `jitter` gives a factor for each wait.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class Conversation:
         worker_address: str,
         backlog: int,
         clock: Callable[[], float],
+        draining: Callable[[], bool] = lambda: False,
+        elapsed: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = lambda: random.uniform(0.75, 1.25),  # noqa: S311  (no secret)
     ) -> None:
@@ -65,12 +67,18 @@ class Conversation:
         self._worker_address = worker_address
         self._backlog = backlog
         self._clock = clock
+        self._draining = draining
+        self._elapsed = elapsed
         self._sleep = sleep
         self._jitter = jitter
-        self._warned: list[float] = []
-        self._refusals: deque[JobRefused] = deque(maxlen=_MOST_REFUSALS)
+        self._delivery = Delivery(answers, elapsed=elapsed, sleep=sleep)
+        self._warn = Sparing(_logger.warning, elapsed)
+        self._since: dict[str, float] = {}
+        """Since when each job waits, in the seconds of `elapsed`."""
         self.received = 0
         """How many jobs came that were new."""
+        self.trouble = "no link yet"
+        """Why there is no link now; empty while there is one."""
 
     async def hold(self) -> NoReturn:
         """Open a link and use it, again and again, with growing waits between failures.
@@ -79,28 +87,42 @@ class Conversation:
         """
         wait = _FIRST_WAIT_SECONDS
         while True:
-            began = self._clock()
+            began = self._elapsed()
             try:
                 async with self._open_link() as link:
                     _logger.info("linked to the validator at %s", self._validator)
+                    self.trouble = ""
                     await self._use(link)
             except Transient as error:
-                if self._clock() - began >= _STEADY_SECONDS:
+                if self._elapsed() - began >= _STEADY_SECONDS:
                     wait = _FIRST_WAIT_SECONDS
                 pause = max(wait * self._jitter(), error.retry_after_seconds or 0.0)
-                _logger.warning("%s; trying again in %.1f s", redact(str(error)), pause)
+                self.trouble = redact(str(error))
+                _logger.warning("%s; trying again in %.1f s", self.trouble, pause)
             await self._sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     def refuse_overdue(self, job_seconds: float) -> None:
         """Refuse the jobs that came longer ago than that: whatever keeps them, somebody waits for a word.
 
-        One that is worked on right now gets its result yet.
+        One that is worked on right now gets its result yet; one that has its result lacks only the receipt.
         """
-        for received in self._inbox.open():
-            late = self._clock() - received.received_at > job_seconds
-            if late and not self._inbox.is_worked_on(received.job.job_id):
+        waiting = self._inbox.open()
+        self._since = {received.job.job_id: self._waits_since(received) for received in waiting}
+        for received in waiting:
+            job_id = received.job.job_id
+            late = self._elapsed() - self._since[job_id] > job_seconds
+            if late and not self._inbox.is_worked_on(job_id) and not self._has_result(job_id):
                 self.give_up(received.job, f"not done within {job_seconds:g} s")
+
+    def _waits_since(self, received: Received) -> float:
+        """The clock counts for what was before the first look only: it may be set at any time."""
+        known = self._since.get(received.job.job_id)
+        return self._elapsed() - max(0.0, self._clock() - received.received_at) if known is None else known
+
+    def _has_result(self, job_id: str) -> bool:
+        answer = self._answers.find(job_id)
+        return answer is not None and isinstance(answer.message, JobResult)
 
     def give_up(self, job: PocJob, why: str) -> None:
         """Nobody will do this job any more: the validator gets that for an answer, unless it has one."""
@@ -110,11 +132,18 @@ class Conversation:
 
     async def _use(self, link: ValidatorLink) -> None:
         """Listen and deliver until the link breaks; raises what broke it."""
-        both = [asyncio.ensure_future(self._listen(link)), asyncio.ensure_future(self._deliver(link))]
+        listening = asyncio.ensure_future(self._listen(link))
+        delivering = asyncio.ensure_future(self._delivery.over(link))
+        both = (listening, delivering)
         try:
             done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if delivering not in done and isinstance(listening.exception(), Transient):
+                self._delivery.broke()
+                await asyncio.wait([delivering])
             for ended in done:
                 await ended
+        except OSError as error:
+            raise Transient(f"the data folder fails: {error.strerror}", hint="is the disk full?") from None
         finally:
             for task in both:
                 task.cancel()
@@ -124,31 +153,11 @@ class Conversation:
         async for message in link.messages():
             try:
                 await asyncio.to_thread(self._take, message)
-            except OSError as error:
-                raise Transient(f"a job cannot be kept: {error.strerror}", hint="is the disk full?") from None
+            except OSError:
+                raise
             except Exception:
                 # Whatever it was that somebody made us stumble over, the next message may be a job.
                 _logger.exception("a message was left alone")
-
-    async def _deliver(self, link: ValidatorLink) -> NoReturn:
-        later: dict[str, float] = {}
-        while True:
-            while self._refusals:
-                await link.deliver(self._refusals[0].model_dump_json())
-                self._refusals.popleft()
-            for answer in await asyncio.to_thread(self._answers.waiting):
-                if later.get(answer.job_id, 0.0) > self._clock():
-                    continue
-                try:
-                    await link.deliver(answer.message.model_dump_json())
-                except Undeliverable as error:
-                    _logger.error("job %s: %s", answer.job_id, redact(str(error)))
-                except NotNow as error:
-                    later[answer.job_id] = self._clock() + _LATER_SECONDS
-                    _logger.warning("job %s: %s", answer.job_id, redact(str(error)))
-                    continue
-                await asyncio.to_thread(self._answers.delivered, answer)
-            await self._sleep(_LOOK_SECONDS)
 
     def _take(self, message: Incoming) -> None:
         match message:
@@ -172,6 +181,8 @@ class Conversation:
             return self._refuse(message.job_id, MALFORMED, "this id was used for another payload")
         if known is not None:
             return None
+        if self._draining():
+            return self._refuse(message.job_id, DeclineReason.draining, "this worker takes nothing new for now")
         if self._inbox.count() >= self._backlog:
             self._warn("job %s is refused: too many wait", message.job_id)
             return self._refuse(message.job_id, BUSY, f"{self._backlog} jobs wait already")
@@ -182,21 +193,19 @@ class Conversation:
             payload=message.payload,
             worker_address=self._worker_address,
         )
-        self._inbox.keep(Received(job=job, received_at=self._clock()))
+        self._delivery.withdraw(job.job_id)
+        try:
+            self._inbox.keep(Received(job=job, received_at=self._clock()))
+        except OSError as error:
+            self._warn("job %s is refused, it cannot be kept: %s", job.job_id, error.strerror)
+            return self._refuse(job.job_id, BUSY, "it cannot be kept now")
         self.received += 1
         return None
 
     def _refuse(self, job_id: str, reason: str, message: str) -> None:
-        """Say no for now: not on the disk, for the same id may be offered again and accepted."""
-        self._refusals.append(self._refusal(job_id, reason, message))
+        """Say no for now: the same id may be offered again and accepted."""
+        self._delivery.refuse(self._refusal(job_id, reason, message))
 
     def _refusal(self, job_id: str, reason: str, message: str) -> JobRefused:
         refusal = {"job_id": job_id, "worker_address": self._worker_address, "reason": reason, "message": message}
         return JobRefused.model_validate(refusal)
-
-    def _warn(self, text: str, told: str) -> None:
-        now = self._clock()
-        self._warned = [at for at in self._warned if now - at < _WARNINGS_SECONDS]
-        if len(self._warned) < _WARNINGS:
-            self._warned.append(now)
-            _logger.warning(text, told)

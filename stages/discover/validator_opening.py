@@ -6,16 +6,18 @@ import hashlib
 import logging
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from millrace.errors import Permanent
 from millrace.settings import Settings
 from protocols.computechain.keystore import Keystore
 from protocols.http_json import mask_keys_in
-from protocols.validator.link import WEBSOCKET_SCHEMES, OpenLink, validator_label
-from protocols.validator.polling import polling_link
+from protocols.validator.link import WEBSOCKET_SCHEMES, OpenLink, authorization, validator_label
+from protocols.validator.polling import base_of, polling_link
 from protocols.validator.websocket import websocket_link
 from stages.discover.validator import Inbox
 from stages.discover.validator_conversation import Conversation
+from stages.drain import DrainMark
 from stages.submit.validator import Answers
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ def open_conversation(settings: Settings, inbox: Inbox, answers: Answers) -> Con
         worker_address=address_of(settings),
         backlog=settings.validator.backlog,
         clock=time.time,
+        draining=DrainMark(settings.data_dir).is_set,
     )
 
 
@@ -40,11 +43,18 @@ def link_of(settings: Settings) -> OpenLink:
     address, token = address_of(settings), own.token.get_secret_value() if own.token else ""
     validator_label(own.url)
     mask_keys_in(own.url)
+    authorization(token)
+    if token and urlsplit(own.url).username is not None:
+        raise Permanent(
+            "MILLRACE_VALIDATOR__URL names a user, and MILLRACE_VALIDATOR__TOKEN is set: a validator reads one of them",
+            hint="leave one of them out",
+        )
     scheme = own.url.partition(":")[0].lower()
     if token and scheme in ("ws", "http"):
         _logger.warning("the validator's token travels in clear: %s:// is not encrypted, %ss:// is", scheme, scheme)
     if scheme in WEBSOCKET_SCHEMES:
         return lambda: websocket_link(own.url, token, ping_seconds=own.ping_seconds)
+    base_of(own.url)
     return lambda: polling_link(own.url, token, worker_address=address, poll_seconds=own.poll_seconds)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from millrace.errors import Declined, DeclineReason, Permanent, Transient
+from millrace.errors import Declined, DeclineReason, JobFault, Transient
 from stages.fetch.repository.address import Resolve, parse_address, pin, system_resolve
 from stages.fetch.repository.archive import check_links, write_tar
 from stages.fetch.repository.limits import GitLimits, GitRules
@@ -62,13 +62,13 @@ async def fetch_repository(
 
     Raises Declined: not_allowed for an address that is not to be asked, a redirect, names and links that lead
     elsewhere; too_big beyond `limits`; unsupported for submodules and LFS, and where Git is missing or too old.
-    Permanent for an unknown commit, a repository that is not there or is damaged. Transient if the network fails or
+    JobFault for an unknown commit, a repository that is not there or is damaged. Transient if the network fails or
     `limits.wall_seconds` pass.
     """
     rules, limits = rules or GitRules(), limits or GitLimits()
     address = parse_address(repo, rules)
     if not _NAME.fullmatch(commit) or ".." in commit:
-        raise Permanent("the commit is not a SHA-1, tag or branch", hint="A-Z a-z 0-9 . _ / + - and no '..'")
+        raise JobFault("the commit is not a SHA-1, tag or branch", hint="A-Z a-z 0-9 . _ / + - and no '..'")
     try:
         async with asyncio.timeout(limits.wall_seconds):
             pinned = await pin(address, rules, resolve)
@@ -108,7 +108,7 @@ async def _named(git: Git, name: str) -> str | None:
             return found.get(f"{ref}^{{}}", found[ref])  # an annotated tag's commit
     if _SHORT.fullmatch(name.lower()):
         return None
-    raise Permanent(f"there is no tag or branch {name!r}", hint="was it pushed, and to this repository?")
+    raise JobFault(f"there is no tag or branch {name!r}", hint="was it pushed, and to this repository?")
 
 
 async def _short(git: Git, prefix: str) -> str:
@@ -121,8 +121,8 @@ async def _short(git: Git, prefix: str) -> str:
     if len(commits) == 1:
         return commits[0]
     if commits:
-        raise Permanent(f"{prefix} is the beginning of {len(commits)} commits", hint="give more of the SHA")
-    raise Permanent(f"no commit on a branch or tag begins with {prefix}", hint="give the whole SHA, or was it pushed?")
+        raise JobFault(f"{prefix} is the beginning of {len(commits)} commits", hint="give more of the SHA")
+    raise JobFault(f"no commit on a branch or tag begins with {prefix}", hint="give the whole SHA, or was it pushed?")
 
 
 def _packed(entries: list[Entry], into: Path | None, rules: GitRules) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -88,6 +89,10 @@ class CloudMeshNetwork:
 
     def begun(self, jobs: Sequence[CloudMeshJob]) -> None:
         """Nothing to note: a job stays on the chain until somebody ends it."""
+
+    async def wait_for_news(self, seconds: float) -> None:
+        """Return after `seconds`: nothing is listened to."""
+        await asyncio.sleep(seconds)
 
     async def find(self, job_id: str) -> CloudMeshJob:
         """The job whose account is at `job_id`, whatever its state; Permanent if there is none."""

@@ -21,6 +21,7 @@ from protocols.computechain.keys import ComputeKey
 from protocols.computechain.rpc import ComputeChainRpc
 from protocols.computechain.transaction import SUBMIT_RESULT_GAS, ComputeResult, Transaction, submit_result
 from stages.discover.computechain import ComputeChainDiscovery
+from stages.discover.computechain_hints import BlockHints
 from stages.submit.computechain_inclusion import prove_inclusion
 from stages.submit.computechain_search import BlockSearch, Use
 
@@ -42,6 +43,7 @@ class ComputeChainNetwork:
         key: ComputeKey,
         chain_id: str,
         discovery: ComputeChainDiscovery,
+        hints: BlockHints,
         job_of: Callable[[int, str], ComputeChainJob],
         *,
         gas_price: int,
@@ -52,6 +54,7 @@ class ComputeChainNetwork:
         self._key = key
         self._chain_id = chain_id
         self._discovery = discovery
+        self._hints = hints
         self._job_of = job_of
         self._gas_price = gas_price
         self._confirmations = confirmations
@@ -79,6 +82,10 @@ class ComputeChainNetwork:
     def begun(self, jobs: Sequence[ComputeChainJob]) -> None:
         """These challenges have a flow run: they are not missed when their blocks are old."""
         self._discovery.begun(jobs)
+
+    async def wait_for_news(self, seconds: float) -> None:
+        """Return after `seconds`, or sooner if an event of the node's names a block that `pending` has not seen."""
+        await self._hints.wait(seconds, self._discovery.newest)
 
     async def find(self, job_id: str) -> ComputeChainJob:
         """The challenge of that height and block hash; Permanent if that is none.

@@ -12,6 +12,7 @@ from protocols.computechain.keystore import Keystore
 from protocols.computechain.networks import NETWORKS
 from protocols.computechain.rpc import ComputeChainRpc
 from stages.discover.computechain import ComputeChainDiscovery
+from stages.discover.computechain_hints import BlockHints
 from stages.submit.computechain import ComputeChainNetwork, ensure_chain, newest_block
 
 
@@ -44,7 +45,7 @@ async def open_network(settings: Settings) -> AsyncIterator[ComputeChainNetwork]
             size=compute.size,
         )
 
-    async with ComputeChainRpc(compute.rpc_urls) as rpc:
+    async with ComputeChainRpc(compute.rpc_urls) as rpc, BlockHints(rpc) as hints:
         ensure_chain(await newest_block(rpc), compute.chain_id)
         discovery = ComputeChainDiscovery(
             rpc,
@@ -59,6 +60,7 @@ async def open_network(settings: Settings) -> AsyncIterator[ComputeChainNetwork]
             key,
             compute.chain_id,
             discovery,
+            hints,
             job_of,
             gas_price=await _gas_price(rpc, compute),
             confirmations=compute.confirmations,

@@ -1,37 +1,31 @@
-"""The outbox: every signed submission, on disk before it is sent, until the chain's answer is final.
-
-outbox/<sha256 of the job key>.json            jobs whose submission is being followed
-outbox/settled/<first two digits>/<...>.json   jobs whose fate is final
-outbox/locks/                                  lock files: a fixed number for the jobs, one for each lane
+"""The outbox: every signed submission, kept for good before it is sent, until the chain's answer is final.
 
 The invariant: of one job at most one signature can still land. A new generation is taken only after the former one
-is marked expired or failed.
+is marked expired or failed. Where the records are is the store's business: a folder, or the Redis of a fleet.
 """
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import hashlib
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from millrace.errors import Permanent, UnknownOutcome
 from millrace.network import Fate, SignedSubmission
+from stages.submit.outbox_folder import FolderStore
+from stages.submit.outbox_store import Kept, Place, Store, name_of
 
 _DEAD = (Fate.expired, Fate.failed)
-_LOCK_POLL_SECONDS = 0.05
 
 _logger = logging.getLogger(__name__)
 
 
 class OutboxDamaged(Permanent):
-    """A file of the outbox cannot be read; what was signed for that job is not known any more."""
+    """A record of the outbox cannot be read; what was signed for that job is not known any more."""
 
 
 class StillAlive(UnknownOutcome):
@@ -55,25 +49,22 @@ class _Record(BaseModel):
 
 
 class Outbox:
-    """The durable record of what was signed, in `folder`; several processes may use it at once.
+    """The durable record of what was signed; several processes may use it at once, and machines if its store can.
 
-    Every method that reads a job's record raises OutboxDamaged if the file cannot be read.
+    Every method that reads a job's record raises OutboxDamaged if it cannot be read. In a fleet, each raises Transient
+    if the store does not answer, and each that writes if this machine has joined one since.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._settled = folder / "settled"
-        self._locks = folder / "locks"
-        self._settled.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._locks.mkdir(exist_ok=True, mode=0o700)
+    def __init__(self, place: Path | Store) -> None:
+        """`place` is this machine's folder for it, or any other store."""
+        self._store: Store = FolderStore(place) if isinstance(place, Path) else place
 
     # ---- signing, one at a time a job ----
 
     @asynccontextmanager
     async def lock(self, job_key: str) -> AsyncIterator[None]:
-        """Hold the job's signing lock; waits for it. The operating system frees it when its holder dies."""
-        # Few lock files for all jobs: two jobs that share one wait for each other, and nothing has to be cleaned up.
-        async with _held(self._locks / f"{_name(job_key)[:2]}.lock"):
+        """Hold the job's signing lock; waits for it. It is freed when its holder dies."""
+        async with self._store.lock(job_key):
             yield
 
     @asynccontextmanager
@@ -85,15 +76,20 @@ class Outbox:
         if not lane:
             yield
             return
-        async with _held(self._locks / f"lane-{_name(lane)}.lock"):
+        async with self._store.lane_lock(lane):
             yield
+
+    @asynccontextmanager
+    async def followers_turn(self) -> AsyncIterator[bool]:
+        """Whether it is this machine's turn, for the block, to see that somebody follows each of `unsettled`."""
+        async with self._store.followers_turn() as ours:
+            yield ours
 
     # ---- reading ----
 
     def history(self, job_key: str) -> tuple[Entry, ...]:
         """All generations of the job's submission, oldest first; empty if nothing was ever signed for it."""
-        path = self._path(job_key)
-        return _read(path, job_key).entries if path is not None else ()
+        return _entries(self._store.read(job_key), job_key)
 
     def latest(self, job_key: str) -> SignedSubmission | None:
         """The job's newest submission, settled or not; None if nothing was ever signed for it."""
@@ -105,8 +101,13 @@ class Outbox:
         found = [e.submission for e in self.history(job_key) if e.submission.generation == generation]
         return found[0] if found else None
 
+    def fate(self, submission: SignedSubmission) -> Fate:
+        """What is known of that submission's fate so far; unknown if it was never recorded."""
+        found = [e.fate for e in self.history(submission.job_key) if e.submission == submission]
+        return found[0] if found else Fate.unknown
+
     def unsettled(self) -> list[SignedSubmission]:
-        """The newest submission of every job whose fate is not final; damaged files are logged, see `damaged`."""
+        """The newest submission of every job whose fate is not final; damaged records are logged, see `damaged`."""
         return [record.entries[-1].submission for record in self._live_records()]
 
     def in_lane(self, lane: str) -> list[SignedSubmission]:
@@ -121,17 +122,19 @@ class Outbox:
         return sorted(alive, key=lambda submission: submission.nonce or 0)
 
     def _live_records(self) -> Iterator[_Record]:
-        for path in sorted(self._folder.glob("*.json")):
+        for kept in self._store.live():
             try:
-                yield _read(path)
-            except FileNotFoundError:
-                continue  # settled by somebody else since the listing
+                yield _record(kept)
             except OutboxDamaged as error:
                 _logger.error("%s", error)
 
-    def damaged(self) -> list[Path]:
-        """The files that cannot be read, each one a job whose fate a person has to look up."""
-        return [path for path in sorted(self._folder.rglob("*.json")) if _is_damaged(path)]
+    def damaged(self) -> list[Place]:
+        """The records that cannot be read, each one a job whose fate a person has to look up."""
+        return [kept.place for kept in self._store.all() if _is_damaged(kept)]
+
+    def damaged_live(self) -> list[Place]:
+        """Of `damaged`, those that may stand for a submission which is still to be followed."""
+        return [kept.place for kept in self._store.live() if _is_damaged(kept)]
 
     # ---- writing ----
 
@@ -143,73 +146,43 @@ class Outbox:
         _ensure_next(job_key, self.history(job_key), generation)
 
     def record(self, submission: SignedSubmission) -> None:
-        """Write down a submission of the next generation; it is on disk when this returns.
+        """Write down a submission of the next generation; it is kept for good when this returns.
 
-        Raises as `ensure_next`. Recording the same submission again changes nothing.
+        Raises as `ensure_next`, and Transient if a lock that we hold is lost or nobody can tell whether it is written
+        down. Recording the same submission again changes nothing.
         """
-        with self._writing():
-            entries = self.history(submission.job_key)
+
+        def with_it(kept: Kept | None) -> bytes | None:
+            entries = _entries(kept, submission.job_key)
             if any(entry.submission == submission for entry in entries):
-                return
+                return None
             _ensure_next(submission.job_key, entries, submission.generation)
-            self._write(submission.job_key, (*entries, Entry(submission=submission)))
+            return _written(submission.job_key, (*entries, Entry(submission=submission)))
+
+        # A chain that has ended the job may take that back: what is signed then is followed like any other.
+        self._store.change(submission.job_key, with_it, revive=True)
 
     def mark(self, submission: SignedSubmission, fate: Fate) -> None:
         """Note what the chain says about a recorded submission. Permanent if it was never recorded."""
-        with self._writing():
-            entries = self.history(submission.job_key)
+
+        def marked(kept: Kept | None) -> bytes | None:
+            entries = _entries(kept, submission.job_key)
             if all(entry.submission != submission for entry in entries):
                 raise Permanent(
                     f"the outbox has no submission {submission.transaction_id} of {submission.job_key}",
                     hint="was the data folder replaced while the worker ran?",
                 )
-            marked = tuple(
+            changed = tuple(
                 entry.model_copy(update={"fate": fate}) if entry.submission == submission else entry
                 for entry in entries
             )
-            if marked != entries:
-                self._write(submission.job_key, marked)
+            return _written(submission.job_key, changed) if changed != entries else None
+
+        self._store.change(submission.job_key, marked)
 
     def settle(self, job_key: str) -> None:
         """Put the job's record away: its fate is final. Settling twice changes nothing."""
-        with self._writing():
-            live, settled = self._live_path(job_key), self._settled_path(job_key)
-            if live.exists():
-                settled.parent.mkdir(exist_ok=True, mode=0o700)
-                live.rename(settled)
-                _sync_folder(settled.parent)
-                _sync_folder(live.parent)
-
-    # ---- files ----
-
-    def _live_path(self, job_key: str) -> Path:
-        return self._folder / f"{_name(job_key)}.json"
-
-    def _settled_path(self, job_key: str) -> Path:
-        name = _name(job_key)
-        return self._settled / name[:2] / f"{name}.json"
-
-    def _path(self, job_key: str) -> Path | None:
-        # Twice, because it may be settled between the two looks.
-        paths = (self._live_path(job_key), self._settled_path(job_key))
-        return next((path for path in (*paths, *paths) if path.exists()), None)
-
-    def _write(self, job_key: str, entries: tuple[Entry, ...]) -> None:
-        path = self._path(job_key) or self._live_path(job_key)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(_Record(job_key=job_key, entries=entries).model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One writer at a time, for the milliseconds that it takes."""
-        with (self._locks / "write.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        self._store.settle(job_key)
 
 
 def _ensure_next(job_key: str, entries: tuple[Entry, ...], generation: int) -> None:
@@ -225,59 +198,43 @@ def _ensure_next(job_key: str, entries: tuple[Entry, ...], generation: int) -> N
         )
 
 
-def _name(job_key: str) -> str:
-    return hashlib.sha256(job_key.encode()).hexdigest()
+def has_all_of(kept: Kept, other: bytes) -> bool:
+    """Whether every submission of the record `kept` is in the record that `other` is the content of.
+
+    Raises OutboxDamaged if either cannot be read.
+    """
+    there = {entry.submission.transaction_id for entry in _record(replace(kept, content=other)).entries}
+    return {entry.submission.transaction_id for entry in _record(kept).entries} <= there
 
 
-def _read(path: Path, job_key: str = "") -> _Record:
+def _entries(kept: Kept | None, job_key: str) -> tuple[Entry, ...]:
+    return _record(kept, job_key).entries if kept is not None else ()
+
+
+def _written(job_key: str, entries: tuple[Entry, ...]) -> bytes:
+    return _Record(job_key=job_key, entries=entries).model_dump_json(indent=1).encode()
+
+
+def _record(kept: Kept, job_key: str = "") -> _Record:
     try:
-        record = _Record.model_validate_json(path.read_bytes())
+        record = _Record.model_validate_json(kept.content)
     except ValidationError:
         record = None
     numbered = record is not None and [e.submission.generation for e in record.entries] == list(
         range(len(record.entries))
     )
-    if record is None or not record.entries or not numbered or _name(record.job_key) != path.stem:
+    if record is None or not record.entries or not numbered or name_of(record.job_key) != kept.name:
         raise OutboxDamaged(
-            f"{path} cannot be read",
+            f"{kept.place} cannot be read",
             job=job_key,
-            hint="restore it, or look up on the chain what this worker sent, before moving the file away",
+            hint="restore it, or look up on the chain what this worker sent, before moving it away",
         )
     return record
 
 
-def _is_damaged(path: Path) -> bool:
+def _is_damaged(kept: Kept) -> bool:
     try:
-        _read(path)
-    except FileNotFoundError:
-        return False
+        _record(kept)
     except OutboxDamaged:
         return True
     return False
-
-
-@asynccontextmanager
-async def _held(path: Path) -> AsyncIterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not _locked(descriptor):  # noqa: ASYNC110  (the holder may be another process)
-            await asyncio.sleep(_LOCK_POLL_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

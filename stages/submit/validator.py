@@ -59,7 +59,7 @@ class Answers:
     def put(self, message: JobResult | JobRefused, payload: Mapping[str, Any]) -> Answer:
         """Have the answer on the disk from now on; returns it, or the one that the job has already."""
         with self._alone():
-            if (standing := self.find(message.job_id)) is not None:
+            if (standing := self._find(message.job_id)) is not None:
                 return standing
             answer = Answer(message=message, payload_sha256=digest_of(payload), made_at=self._clock())
             write_atomically(self._waiting / _name(message.job_id), [answer.model_dump_json().encode()])
@@ -67,6 +67,10 @@ class Answers:
 
     def find(self, job_id: str) -> Answer | None:
         """The job's answer, delivered or not; None if it has none, or had one too long ago."""
+        with self._alone():  # else it might be moved from where it is looked for second to where it was not yet
+            return self._find(job_id)
+
+    def _find(self, job_id: str) -> Answer | None:
         return _read(self._waiting / _name(job_id)) or _read(self._told / _name(job_id))
 
     def waiting(self) -> list[Answer]:
@@ -78,11 +82,11 @@ class Answers:
         """The validator has it, or will never take it."""
         with self._alone():
             self._move(answer.job_id, self._waiting, self._told)
-            self._delivered += 1
             if self._delivered % _PRUNE_EVERY == 0:
                 told = sorted(self._told.glob("*.json"), key=lambda path: path.stat().st_mtime)
                 for path in told[:-_MOST_TOLD]:
                     path.unlink()
+            self._delivered += 1
 
     def again(self, answer: Answer) -> None:
         """The validator asks once more: deliver the same answer again."""

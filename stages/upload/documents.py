@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from pydantic import BaseModel, ConfigDict
 
 from protocols.ipfs.content import Content
@@ -29,3 +31,10 @@ async def publish_documents(name: str, result: str, evidence: str, *, content: C
 async def publish_text(text: str, name: str, *, content: Content) -> Uploaded:
     """Upload one text as UTF-8. Errors are those of `upload_content`."""
     return await upload_content(text.encode(), name, content=content)
+
+
+async def publish_bytes(name: str, result_base64: str, evidence: str, *, content: Content) -> Published:
+    """Upload a result that need not be text, and its evidence, in the order of `publish_documents`."""
+    behind = await publish_text(evidence, f"{name}-evidence.json", content=content)
+    result = await upload_content(base64.b64decode(result_base64), f"{name}-result", content=content)
+    return Published(result=result, evidence=behind)

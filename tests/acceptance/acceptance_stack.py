@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 
+from deployments.database import open_database
 from deployments.localnet import localnet_settings
 from deployments.processes import Processes
 from deployments.stack import (
@@ -25,13 +26,13 @@ from deployments.stack import (
     deploy,
     free_port,
     prefect_environment,
-    start_database_and_server,
     start_server,
     start_worker,
 )
-from flows.lease import Holder, holder_of
+from flows.lease import living
 from localnet.computechain import ComputeChainLocalnet
 from localnet.ipfs import IpfsLocalnet
+from localnet.near import NearLocalnet
 from localnet.solana import SolanaLocalnet
 from localnet.solana.client import JobPoster
 from millrace.receipt import Receipt
@@ -54,6 +55,8 @@ class Stack:
     environment: dict[str, str]
     owner: JobPoster
     compute: ComputeChainLocalnet
+    near: NearLocalnet
+    server_environment: dict[str, str]
 
     @property
     def receipts(self) -> ReceiptLog:
@@ -82,9 +85,13 @@ class Stack:
         return await self._until(lambda run: run.state is not None and run.state.is_final(), run_id, seconds)
 
     async def running(self, run_id: UUID, seconds: float = 60) -> FlowRun:
-        """The flow run, once a process works on it."""
+        """The flow run, once its flow has begun in a process: from then on the lease says which flow it is."""
         leases = self.folder / "leases"
-        return await self._until(lambda run: holder_of(leases, str(run.id)) is Holder.alive, run_id, seconds)
+        return await self._until(
+            lambda run: any(lease.flow and lease.flow_run_id == str(run.id) for lease in living(leases)),
+            run_id,
+            seconds,
+        )
 
     async def _until(self, holds: Callable[[FlowRun], bool], run_id: UUID, seconds: float) -> FlowRun:
         deadline = time.monotonic() + seconds
@@ -122,13 +129,26 @@ class Stack:
             logs = await client.read_logs(limit=200, sort=LogSort.TIMESTAMP_DESC)
         return [log.message for log in logs if text in log.message]
 
-    def kill_worker(self) -> None:
+    async def start_server(self) -> None:
+        """Start the Prefect server, the first time or again, and wait until it answers."""
+        port = int(self.environment["PREFECT_API_URL"].rpartition(":")[2].partition("/")[0])
+        await start_server(self.processes, self.server_environment, port)
+
+    def kill_server(self) -> None:
+        """SIGKILL for the Prefect server; its database lives on."""
+        self._kill("prefect-server")
+
+    def kill_worker(self, name: str = "worker") -> None:
         """SIGKILL for the worker and everything below it, at once, as when the machine dies."""
-        worker = self.processes.process("worker")
-        for process in [worker, *worker.children(recursive=True)]:
-            process.kill()
-        worker.wait(10)
-        self.processes.stop("worker")
+        self._kill(name)
+
+    def _kill(self, name: str) -> None:
+        first = self.processes.process(name)
+        for process in [first, *first.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # it ends by itself
+                process.kill()
+        first.wait(10)
+        self.processes.stop(name)
 
     async def read(self, cid: str) -> bytes:
         """Content as anybody gets it from a gateway."""
@@ -142,16 +162,29 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path, *, sqlite: bool = False, gpu: bool = False) -> AsyncIterator[Stack]:
+async def running_stack(
+    folder: Path,
+    *,
+    sqlite: bool = False,
+    gpu: bool = False,
+    docker: bool = False,
+    slot_milliseconds: int = 50,
+    near_block_seconds: float = 0.5,
+    near_finality_lag: int = 0,
+    more: Mapping[str, str] | None = None,
+    of_workers: Callable[[Stack], Mapping[str, str]] = lambda _: {},
+) -> AsyncIterator[Stack]:
     """Everything started, with an empty database in `folder`; ended with the block.
 
     The database is what this machine gives `millrace up`, or SQLite in any case. With `gpu`, ComputeChain is served
-    too, by a worker of the pool `gpu`.
+    too, by a worker of the pool `gpu`; with `docker`, OffchainVM, by one of the pool `docker`. `more` are variables of
+    all processes, `of_workers` those of the workers alone.
     """
     port = free_port()
     with (
-        SolanaLocalnet(slot_milliseconds=50) as solana,
+        SolanaLocalnet(slot_milliseconds=slot_milliseconds) as solana,
         ComputeChainLocalnet(block_seconds=0.5) as compute,
+        NearLocalnet(block_seconds=near_block_seconds, finality_lag=near_finality_lag) as near,
         IpfsLocalnet(folder / "ipfs") as ipfs,
         JobPoster(solana.url, solana.program_id) as owner,
         Processes(folder / "logs") as processes,
@@ -170,6 +203,13 @@ async def running_stack(folder: Path, *, sqlite: bool = False, gpu: bool = False
         if gpu:
             addresses |= {"computechain_rpc_url": compute.url, "computechain_chain_id": compute.chain_id}
             compute.chain.fund(Keystore(folder / "keys").add(KEY_NAME).address, 10**18)
+        if docker:
+            addresses |= {
+                "near_rpc_url": near.url,
+                "near_contract_id": near.contract_id,
+                "near_account_id": near.operator_id,
+                "near_private_key": near.operator.secret_key,
+            }
         environment = {
             **base_environment(),
             **prefect_environment(folder, port),
@@ -184,14 +224,17 @@ async def running_stack(folder: Path, *, sqlite: bool = False, gpu: bool = False
             "MILLRACE_COMPUTECHAIN__BACKLOG_BLOCKS": "2000",
             "MILLRACE_COMPUTECHAIN__CONFIRMATIONS": "2",
             "POLL_INTERVAL": "1",
+            **(more or {}),
         }
-        made = Stack(folder, solana, ipfs, processes, environment, owner, compute)
-        if sqlite:
-            await start_server(processes, environment, port)
-        else:
-            await start_database_and_server(processes, environment, port, folder, durable=False)
+        made = Stack(folder, solana, ipfs, processes, environment, owner, compute, near, dict(environment))
+        if not sqlite:
+            made.server_environment |= (await open_database(processes, folder, durable=False)).environment
+        await made.start_server()
         await deploy(environment, limit=4)
+        environment |= of_workers(made)
         made.start_worker()
         if gpu:
             made.start_worker("gpu")
+        if docker:
+            made.start_worker("docker")
         yield made

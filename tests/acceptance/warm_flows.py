@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,9 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling
 
 from deployments.warm_start import PRELOADED
+from flows.endless import stoppable
+from flows.lease import hold_lease
+from millrace.settings import load_settings
 
 
 def about_me() -> dict[str, Any]:
@@ -56,11 +58,12 @@ async def tell(path: str, seconds: float = 0.0) -> None:
 
 @flow
 async def endless(path: str) -> None:
-    """Go on until SIGTERM, and end well then."""
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-    note(path, about_me())
-    await told.wait()
+    """Go on until SIGTERM, and end well then, as those of Millrace's flows do that have no end."""
+    leases, flow_run_id = load_settings().data_dir / "leases", str(flow_run.get_id())
+    async with stoppable() as told:
+        with hold_lease(leases, flow_run_id, flow="endless"):
+            note(path, about_me())
+            await told.wait()
 
 
 @flow

@@ -221,9 +221,9 @@ def test_24_a_flood_is_cut_at_the_limit(runtime: WasmtimeRuntime, fd: int) -> No
 
 
 def test_26_many_funcs_is_refused_before_anything_is_compiled(tmp_path: Path) -> None:
-    runtime = opened(tmp_path)
+    runtime, bomb = opened(tmp_path), many_functions(200_000)
     began = time.monotonic()
-    ended = run(runtime, many_functions(200_000))
+    ended = run(runtime, bomb)
     assert (ended.status, time.monotonic() - began < 1) == (Status.too_large, True)
     assert runtime.nursery.forker_pid is None
     runtime.close()
@@ -238,12 +238,12 @@ def test_26_without_the_cap_a_compile_bomb_goes_off_in_a_child_that_is_limited(
     tmp_path: Path, compilation: Compilation, word: str
 ) -> None:
     """Control for the cap, and the second line behind it."""
-    runtime = opened(tmp_path, UNCAPPED, compilation)
-    ended = run(runtime, many_functions(200_000))
+    runtime, bomb = opened(tmp_path, UNCAPPED, compilation), many_functions(200_000)
+    ended = run(runtime, bomb)
     assert ended.status is Status.too_large
     assert word in ended.detail
     began = time.monotonic()
-    assert run(runtime, many_functions(200_000)).detail == ended.detail
+    assert run(runtime, bomb).detail == ended.detail
     assert time.monotonic() - began < 0.5, "the same bomb does not go off twice"
     assert run(runtime, command("")).status is Status.ok
     runtime.close()

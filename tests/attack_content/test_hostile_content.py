@@ -47,7 +47,7 @@ SMALL = b"print('one raw block')\n"
 LARGE = random.Random(21).randbytes(700_000)
 MOST_BYTES = 1 * MIB
 LIMITS = ReadLimits(max_bytes=MOST_BYTES)
-NAIVE_SECONDS = 0.7
+NAIVE_SECONDS = 1.5
 NAIVE_BYTES = 4 * MIB
 
 

@@ -1,24 +1,33 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import yaml
+from prefect import State
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.context import TagsContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed
+from rich.console import Console
 
+from deployments import prepare
 from deployments.demo_challenges import begun_challenges
 from deployments.demo_jobs import JOBS
-from deployments.prepare import ensure_server_is_known
+from deployments.prepare import ensure_server_is_known, until_server_answers
 from deployments.stack import POOLS, PROJECT, pinned_settings, prefect_environment
 from deployments.warm_start import PRELOADED
 from flows.networks import networks
-from millrace.errors import Permanent
-from millrace.settings import load_settings
+from flows.reconcile import TAG_OF_ALL
+from millrace.errors import Permanent, Transient
+from millrace.settings import Settings, load_settings
 
 SHOW = """from millrace.settings import load_settings
 settings = load_settings()
@@ -51,6 +60,54 @@ def test_every_user_gets_a_temporary_folder_of_his_own(tmp_path: Path) -> None:
 def test_a_worker_without_a_server_refuses_instead_of_starting_one_that_nobody_ends() -> None:
     with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(Permanent, match="PREFECT_API_URL"):
         ensure_server_is_known()
+
+
+class _Server:
+    """A server that does not answer the first times."""
+
+    def __init__(self, silent: int) -> None:
+        self.silent = silent
+        self.asked = 0
+
+    async def health(self) -> Exception | None:
+        self.asked += 1
+        return OSError("nobody listens") if self.asked <= self.silent else None
+
+
+async def test_a_worker_that_starts_before_its_server_waits_for_it() -> None:
+    """It ended with a traceback, and `millrace up` with it, when the server was being started again."""
+    server, said = _Server(2), io.StringIO()
+    await until_server_answers(Console(file=said, width=200), server.health, poll_seconds=0)
+    assert server.asked == 3
+    assert said.getvalue().count("waiting for the Prefect server") == 1
+
+
+async def test_a_worker_whose_server_never_answers_says_which() -> None:
+    seconds = iter(range(0, 1_000, 100))
+    with pytest.raises(Transient, match="does not answer: nobody listens"):
+        await until_server_answers(
+            Console(file=io.StringIO()), _Server(100).health, poll_seconds=0, clock=lambda: float(next(seconds))
+        )
+
+
+async def test_what_a_starting_worker_reconciles_with_is_found_by_the_next_if_it_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its flow run belongs to no deployment: without our tag it seemed to run, and its lease lay there, for ever."""
+    seen: list[set[str]] = []
+
+    async def reconciled(**_: Any) -> State[Any]:
+        seen.append(set(TagsContext.get().current_tags))
+        return Completed(name="Nothing to do")
+
+    async def well(self: PrefectClient) -> None:
+        return None
+
+    monkeypatch.setattr(prepare, "reconcile", reconciled)
+    monkeypatch.setattr(PrefectClient, "api_healthcheck", well)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        await prepare.prepare_worker(Settings(_env_file=None, data_dir=tmp_path), Console(file=io.StringIO()), "cpu")
+    assert seen == [{TAG_OF_ALL}]
 
 
 def test_the_demo_expects_of_the_memory_hog_what_the_machine_can_enforce() -> None:

@@ -16,6 +16,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Pending, Scheduled
+from prefect.workers.base import BaseWorker
 
 from deployments.worker import WarmWorker
 
@@ -95,3 +96,24 @@ async def test_a_flow_run_taken_and_not_started_when_the_worker_stops_is_schedul
     with anyio.CancelScope() as stopping:
         await worker._submit_run(run)
     assert client.told == [(run.id, each) for each in told]
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(500, True), (503, True), (404, False)])
+async def test_a_worker_outlives_a_server_whose_database_is_away(
+    monkeypatch: pytest.MonkeyPatch, status: int, goes_on: bool
+) -> None:
+    """Twelve answers with 500, a few seconds of our frequent looks, ended every worker, and `millrace up` with them."""
+    worker = WarmWorker("pool", limit=1)
+
+    async def refused(self: WarmWorker) -> list[FlowRun]:
+        raise httpx.HTTPStatusError(
+            "no", request=httpx.Request("GET", "http://server"), response=httpx.Response(status)
+        )
+
+    monkeypatch.setattr(BaseWorker, "get_and_submit_flow_runs", refused)
+    monkeypatch.setattr("deployments.worker._AFTER_A_FAULT_SECONDS", 0.0)
+    if goes_on:
+        assert await worker.get_and_submit_flow_runs() == []
+    else:
+        with pytest.raises(httpx.HTTPStatusError):
+            await worker.get_and_submit_flow_runs()

@@ -8,6 +8,7 @@ class Tools:
         self.tools = tools
         self.stage_seconds: dict[str, float] = {}
         self.worked_seconds = 0.0
+        self.reused: set[str] = set()
 
     async def tool(self, name: str) -> object:
         return self.tools[name]

@@ -39,6 +39,12 @@ def test_a_failed_job_is_tried_again_after_the_cooldown_and_not_before() -> None
     assert attempt({1: run(StateType.FAILED, seconds_ago=300)}) == 2
 
 
+def test_a_failure_that_is_dated_ahead_of_a_clock_set_back_since_is_not_waited_for() -> None:
+    """The clock had been an hour ahead: the job's next attempt came an hour late."""
+    assert attempt({1: run(StateType.FAILED, seconds_ago=-3_600)}) == 2
+    assert attempt({1: run(StateType.FAILED, seconds_ago=-2)}) is None, "clocks differ a little"
+
+
 def test_attempts_are_bounded() -> None:
     failed = run(StateType.FAILED)
     assert attempt({1: failed, 2: failed}) == 3

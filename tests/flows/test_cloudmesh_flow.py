@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows import tasks
 from flows.cloudmesh import cloudmesh_job
 from flows.lease import Holder, holder_of
+from flows.submit import confirm
 from flows.watch import watch
 from localnet.ipfs import Faults, IpfsLocalnet
 from localnet.solana import SolanaLocalnet
@@ -27,7 +28,9 @@ from millrace.text import printable
 from protocols.ipfs.cid import CID
 from protocols.solana.job_account import JobStatus
 from protocols.solana.keypair import load_or_create_keypair
+from stages.drain import DrainMark
 from stages.execute.sandbox import missing_tools
+from stages.progress import Progress
 from stages.submit.outbox import Outbox
 
 pytestmark = [
@@ -183,6 +186,55 @@ async def test_without_a_sandbox_the_job_is_declined_and_never_run(
     assert state.name == "Declined"
     assert (state.message or "").startswith("no_sandbox: ")
     assert len(world.solana.chain.landed(address)) == 1  # posted
+
+
+async def test_a_draining_machine_declines_a_new_job_and_does_it_afterwards(world: World) -> None:
+    address = world.post("print(1)")
+    DrainMark(world.folder).set()
+    state = await world.do(address)
+    assert state.name == "Declined"
+    assert (state.message or "").startswith("draining: ")
+    assert len(world.solana.chain.landed(address)) == 1  # posted
+    DrainMark(world.folder).end()
+    assert (await world.do(address)).name == "Settled"
+    noted = Progress(world.folder).landing("cloudmesh")
+    receipt = world.receipts.find(world.key(address))
+    assert noted is not None
+    assert receipt is not None
+    assert noted.transaction_id == receipt.transaction_id
+
+
+async def test_a_draining_machine_follows_what_was_signed_to_its_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the send, in the middle of a drain: declined, its transaction would never be looked at again."""
+    address = world.post("print(1)")
+    for stage in (confirm, tasks.settle):
+        monkeypatch.setattr(stage.task, "retries", 0)
+    monkeypatch.setenv("MILLRACE_CONFIRM_SECONDS", "0.01")  # no time to see that it is final
+    assert (await world.do(address)).is_failed()
+    assert len(world.outbox.unsettled()) == 1
+    DrainMark(world.folder).set()
+    monkeypatch.setenv("MILLRACE_CONFIRM_SECONDS", "60")
+    assert (await world.do(address)).name == "Settled"
+    assert world.outbox.unsettled() == []
+
+
+async def test_a_watch_of_a_draining_machine_looks_at_nothing_and_says_so(world: World) -> None:
+    DrainMark(world.folder).set()
+    world.solana.chain.fail("*", times=1_000, kind="malformed")
+    state = cast("State[Any]", await watch("cloudmesh", run_seconds=0, return_state=True))
+    assert (state.name, state.is_completed()) == ("Draining", True)
+
+
+async def test_a_failed_look_is_noted_for_whoever_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.admit.task, "retry_delay_seconds", [0.0] * 5)
+    world.solana.chain.fail("*", times=1_000, kind="malformed")
+    await watch("cloudmesh", run_seconds=0, return_state=True)
+    looks = Progress(world.folder).looks("cloudmesh")
+    assert looks is not None
+    assert looks.looked_at is None
+    assert looks.trouble
 
 
 async def test_without_an_upload_there_is_no_submission(world: World) -> None:

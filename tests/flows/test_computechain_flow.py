@@ -13,6 +13,7 @@ from prefect import State
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from redis_server import needs_redis, serving
 
 from flows import tasks
 from flows.adhoc import solve_by_hand
@@ -20,13 +21,18 @@ from flows.computechain import computechain_job
 from flows.watch import watch
 from localnet.computechain import ComputeChainLocalnet
 from localnet.ipfs import Faults, IpfsLocalnet
+from millrace.network import Result
 from millrace.receipt import JobOutcome, Receipt
 from millrace.receipt_log import ReceiptLog
+from millrace.settings import load_settings
 from protocols.computechain.keystore import Keystore
 from protocols.ipfs.cid import CID
 from stages.execute.matmul.solution import Solution
 from stages.submit.computechain_inclusion import included_result
+from stages.submit.computechain_opening import open_network
 from stages.submit.outbox import Outbox
+from stages.submit.outbox_opening import open_outbox
+from stages.submit.sign import sign_submission
 
 pytestmark = pytest.mark.usefixtures("no_history_left")
 
@@ -244,3 +250,26 @@ async def test_a_challenge_is_solved_by_hand_without_a_chain(world: World) -> No
     assert solution.root == again.root
     assert solution.n == 32
     assert world.chain.landed(world.address) == []
+
+
+@needs_redis
+async def test_what_a_lost_machine_of_the_fleet_has_signed_is_what_the_next_one_sends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two have a key and the fleet's outbox in common, and no file: with a folder each, both would sign."""
+    job_id = world.newest_job_id()
+    with serving(world.folder) as (url, _):
+        monkeypatch.setenv("MILLRACE_FLEET_URL", url)
+        lost = load_settings().model_copy(update={"data_dir": world.folder / "lost machine"})
+        async with open_network(lost) as network:
+            job = await network.find(job_id)
+            result = Result(result_cid="bafy", result_hash="5f" * 32, proof="{}")
+            with open_outbox(lost) as outbox:
+                signed = await sign_submission(job, result, 0, network=network, outbox=outbox)
+        assert world.chain.landed(world.address) == []
+        state = await world.do(job_id)
+        assert state.name == "Settled", state.message
+        assert world.chain.landed(world.address) == [signed.transaction_id]
+        with open_outbox(load_settings()) as outbox:
+            assert outbox.unsettled() == []
+            assert outbox.history(job.key)[0].submission == signed

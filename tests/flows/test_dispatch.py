@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ from prefect import State
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.states import Cancelled, Failed, Scheduled
 
+from flows import dispatch as dispatch_module
 from flows.cloudmesh import cloudmesh_job
 from flows.dispatch import Dispatcher
-from flows.networks import network
+from flows.networks import COORDINATOR, network
 from millrace.job import Job
 from millrace.settings import Settings
 
@@ -62,6 +66,19 @@ async def test_a_job_declined_for_now_is_repeated_in_the_same_flow_run(client: P
         assert (again.id, again.state_name) == (run.id, "Scheduled")
 
 
+async def test_a_job_that_is_soon_too_late_is_tried_again_soon(client: PrefectClient, tmp_path: Path) -> None:
+    """The chain resumes a request for 200 blocks: the next attempt came after five minutes, when it was too late."""
+    await client.create_deployment(await client.create_flow(cloudmesh_job), "cpu")
+    settings = Settings(data_dir=tmp_path, attempt_cooldown_seconds=300)
+    assert network("offchainvm").longest_cooldown_seconds == COORDINATOR.longest_cooldown_seconds == 15
+    for source, started in ((network("cloudmesh"), 0), (replace(network("cloudmesh"), longest_cooldown_seconds=0), 1)):
+        dispatching = await Dispatcher.create(client, source, settings)
+        await dispatching.start([JOB])
+        for run in await client.read_flow_runs():
+            await client.set_flow_run_state(run.id, Failed(), force=True)
+        assert await dispatching.start([JOB]) == started
+
+
 async def test_a_failed_job_gets_another_flow_run(client: PrefectClient, tmp_path: Path) -> None:
     dispatching = await dispatcher(client, tmp_path, max_attempts=2)
     for attempt in (1, 2):
@@ -70,6 +87,26 @@ async def test_a_failed_job_gets_another_flow_run(client: PrefectClient, tmp_pat
         assert len(runs) == attempt
         for run in runs:
             await client.set_flow_run_state(run.id, Failed(), force=True)
+    assert await dispatching.start([JOB]) == 0
+
+
+async def test_the_cooldown_of_a_failed_job_is_kept_by_a_machine_whose_clock_is_ahead(
+    client: PrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its attempts were used up within seconds, and the job put into quarantine."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp(time.time() + 3_600, tz)
+
+    monkeypatch.setattr(dispatch_module, "datetime", Ahead, raising=False)
+    await dispatcher(client, tmp_path)
+    settings = Settings(data_dir=tmp_path, attempt_cooldown_seconds=300)
+    dispatching = await Dispatcher.create(client, network("cloudmesh"), settings)
+    assert await dispatching.start([JOB]) == 1
+    (run,) = await client.read_flow_runs()
+    await client.set_flow_run_state(run.id, Failed(), force=True)
     assert await dispatching.start([JOB]) == 0
 
 

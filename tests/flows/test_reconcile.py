@@ -6,17 +6,20 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
 from prefect import State
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.states import Cancelling, Completed, Crashed, Pending, Running
+from prefect.client.schemas.objects import StateType
+from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Pending, Running, Scheduled
+from redis_server import needs_redis, serving
 
 from flows import reconcile as reconcile_module
 from flows.attempts import attempt_key
@@ -26,7 +29,9 @@ from flows.reconcile import reconcile
 from flows.validator import poc_job
 from flows.watch import watch
 from millrace.network import Fate, SignedSubmission
+from millrace.settings import Settings
 from stages.submit.outbox import Outbox
+from stages.submit.outbox_opening import open_outbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -177,6 +182,45 @@ async def test_a_run_that_was_cancelled_and_then_killed_by_hand_is_not_done_agai
     assert (await machine.state(run_id)).name == "Cancelled"
 
 
+async def test_a_run_that_is_just_starting_is_not_put_back_by_a_machine_whose_clock_is_ahead(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was `never started`, and put back to a start an hour ahead, for which its own process then waited."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp(time.time() + 3_600, tz)
+
+    monkeypatch.setattr(reconcile_module, "datetime", Ahead)
+    starting, dead = await machine.job_run("starting", Pending()), await machine.job_run("dead", Running())
+    machine.process_died(dead)
+    await machine.reconcile()
+    assert (await machine.state(starting)).type is StateType.PENDING
+    start = (await machine.state(dead)).state_details.scheduled_time
+    assert start is not None
+    assert abs(start - datetime.now(UTC)) < timedelta(seconds=60)
+
+
+async def test_a_job_that_was_scheduled_by_a_clock_that_was_ahead_begins_now(machine: Machine) -> None:
+    """The clock had been an hour ahead and was set right: the jobs found meanwhile began an hour late."""
+    now = datetime.now(UTC)
+    ahead = await machine.job_run("ahead", Scheduled(scheduled_time=now + timedelta(hours=1)))
+    put_back = await machine.job_run("put-back", AwaitingRetry(scheduled_time=now + timedelta(hours=1)))
+    due = await machine.job_run("due", Scheduled(scheduled_time=now + timedelta(seconds=30)))
+    by_hand = await machine.watch_run(Scheduled(scheduled_time=now + timedelta(hours=1)))
+    state = await machine.reconcile()
+    assert state.name == "Took up 2"
+    for run_id, name in ((ahead, "Scheduled"), (put_back, "AwaitingRetry")):
+        brought = await machine.state(run_id)
+        assert (brought.name, brought.type) == (name, StateType.SCHEDULED)
+        assert abs((brought.state_details.scheduled_time or now) - now) < timedelta(seconds=60)
+        assert "a clock was set back" in (brought.message or "")
+    for run_id, seconds in ((due, 30), (by_hand, 3_600)):
+        assert (await machine.state(run_id)).state_details.scheduled_time == now + timedelta(seconds=seconds)
+    assert (await machine.reconcile()).name == "Nothing to do"
+
+
 async def test_another_networks_job_of_the_same_name_does_not_count_for_ours(machine: Machine) -> None:
     """A validator chooses its jobs' names, and ours are public."""
     ours = await machine.job_run("namesake", Completed())
@@ -189,14 +233,14 @@ async def test_another_networks_job_of_the_same_name_does_not_count_for_ours(mac
 
 
 async def test_a_run_that_crashes_before_its_first_line_is_not_put_back_for_ever(machine: Machine) -> None:
-    """Prefect counts only runs that began: a process that could not import its flow was started every two minutes."""
+    """Prefect counts only runs that began: a process that could not import its flow was started again and again."""
     run_id = await machine.job_run("never begins", Crashed())
     for _ in range(10):
         await machine.reconcile()
         assert (await machine.state(run_id)).name == "AwaitingRetry"
         await machine.client.set_flow_run_state(run_id, Crashed(), force=True)
     await machine.reconcile()
-    assert (await machine.state(run_id)).name == "Crashed"
+    assert (await machine.state(run_id)).name == "Quarantined"
 
 
 async def test_the_runs_of_submissions_are_found_among_many(machine: Machine) -> None:
@@ -228,3 +272,58 @@ async def test_two_reconciliations_of_one_machine_at_once_put_a_run_back_once(ma
     assert sorted(state.name or "" for state in states) == ["Nothing to do", "Took up 1"]
     put_back = [state.name for state in await machine.client.read_flow_run_states(dead)].count("AwaitingRetry")
     assert put_back == 1
+
+
+async def test_a_run_that_another_machine_has_put_back_meanwhile_is_left_to_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines find the same crashed run; the second put it back while it ran again already, and it ran twice."""
+    found = reconcile_module._abandoned
+
+    async def slow(client: PrefectClient, settings: Settings) -> Any:
+        abandoned = await found(client, settings)
+        await client.set_flow_run_state(crashed, Running(), force=True)
+        return abandoned
+
+    crashed, dead = await machine.job_run("crashed", Crashed()), await machine.job_run("dead", Running())
+    machine.process_died(dead)
+    monkeypatch.setattr(reconcile_module, "_abandoned", slow)
+    assert (await machine.reconcile()).name == "Took up 1"
+    assert (await machine.state(crashed)).type is StateType.RUNNING
+    assert (await machine.state(dead)).name == "AwaitingRetry"
+
+
+async def test_the_leases_of_dead_processes_are_forgotten_when_their_runs_have_ended(machine: Machine) -> None:
+    """Every watch that was killed left a file for ever."""
+    ended, crashed, going = (
+        await machine.job_run("ended", Completed()),
+        await machine.watch_run(Crashed()),
+        await machine.job_run("going on", Running()),
+    )
+    lost = uuid4()
+    for run_id in (ended, crashed, going, lost):
+        machine.process_died(run_id)
+    (machine.folder / "leases" / "no flow run.lease").write_text("{}")
+    await machine.reconcile()  # puts back the one that was going on: its lease says that it ran here
+    left = {path.stem for path in (machine.folder / "leases").iterdir()}
+    assert left == {str(going), "no flow run"}
+
+
+@needs_redis
+async def test_what_another_machine_of_the_fleet_signed_and_nobody_follows_is_taken_up_by_one(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own outbox was on the machine that died: nobody else could know what it had sent."""
+    run_id = await machine.job_run("orphaned", Completed(name="Cancelled"))
+    machine.outbox = Outbox(tmp_path / "another machine" / "outbox")
+    machine.signed("orphaned")
+    with serving(tmp_path) as (url, _):
+        other = Settings.model_validate({"data_dir": tmp_path / "another machine", "fleet_url": url})
+        monkeypatch.setenv("MILLRACE_FLEET_URL", url)
+        with open_outbox(other) as outbox:
+            async with outbox.followers_turn() as ours:
+                assert ours
+                await machine.reconcile()
+                assert (await machine.state(run_id)).name == "Cancelled", "the other is at it"
+        await machine.reconcile()
+        assert (await machine.state(run_id)).name == "AwaitingRetry"

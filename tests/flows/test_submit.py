@@ -17,6 +17,7 @@ from flows.workbench import Workbench, working_at
 from millrace.errors import UnknownOutcome
 from millrace.job import Job
 from millrace.network import Fate, Outcome, Result, SignedSubmission
+from stages.progress import Progress
 from stages.submit.follow import Pace
 from stages.submit.outbox import Outbox
 
@@ -75,7 +76,7 @@ async def submitted(chain: Chain, folder: Path) -> State[Any]:
 
     @flow(name="submitting")
     async def submitting() -> SignedSubmission:
-        tools = Tools(network=chain, outbox=Outbox(folder / "outbox"), pace=Pace())
+        tools = Tools(network=chain, outbox=Outbox(folder / "outbox"), pace=Pace(), progress=Progress(folder))
         with working_at(cast("Workbench", tools)):
             return await submit(JOB, RESULT)
 
@@ -123,3 +124,13 @@ async def test_a_failed_submission_of_a_job_that_others_ended_is_not_signed_anew
     for _ in range(2):
         assert (await (await submitted(chain, tmp_path)).aresult()).generation == 0
     assert chain.signed == 1
+
+
+async def test_the_transaction_that_landed_is_noted_once_and_a_rerun_changes_nothing(tmp_path: Path) -> None:
+    """Confirmed anew after a crash, a transaction of last week would count as the newest."""
+    await (await submitted(Chain(fees_suffice_from=1), tmp_path)).aresult()
+    noted = Progress(tmp_path).landing("cloudmesh")
+    assert noted is not None
+    assert (noted.job_key, noted.transaction_id) == (JOB.key, "signature 2")
+    await (await submitted(Chain(fees_suffice_from=1), tmp_path)).aresult()
+    assert Progress(tmp_path).landing("cloudmesh") == noted

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
+from endless_end import end_by_sigterm, until_it_listens
 from prefect import State
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
@@ -54,12 +53,12 @@ class World:
     async def linked(self) -> AsyncIterator[None]:
         """The link's flow run is at work inside, and is ended as a stopping worker ends it."""
         run = asyncio.ensure_future(validator(return_state=True))
+        await until_it_listens(run)
         try:
             await asyncio.to_thread(self.peer.desk.wait, lambda: self.peer.desk.connections, 30)
             yield
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            self.ended = cast("State[Any]", await run)
+            self.ended = cast("State[Any]", await end_by_sigterm(run))
 
     async def do(self, job_id: str) -> State[Any]:
         """Do the job, once it has come."""
@@ -158,6 +157,7 @@ async def test_each_job_gets_one_flow_run_whoever_looks_how_often(world: World) 
     ("payload", "state", "reason", "told"),
     [
         ({"kind": "zk-proof"}, "Declined", "unsupported", "'zk-proof'"),
+        ({"kind": "z" * 60_000}, "Declined", "unsupported", "(60000 characters)"),
         ({}, "Declined", "unsupported", "names no kind"),
         ({**PAYLOAD, "n": 60_000}, "Declined", "too_big", "60000 is more than"),
         ({**PAYLOAD, "n": "32"}, "Failed", "malformed", "n: "),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 import io
 import os
@@ -16,9 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from self_signed import self_signed
 
 from localnet.git import (
     DIRECTORY,
@@ -213,6 +210,7 @@ async def test_the_archive_may_lie_in_a_folder(host: GitLocalnet, tool: Reposito
         "/etc",
         "--upload-pack=id",
         "",
+        " https://github.com/a/b",
         "https://[::1/a/b",
         "https://github.com/" + "a" * 600,
     ],
@@ -286,27 +284,7 @@ async def test_nothing_of_the_worker_s_environment_reaches_git(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """For source.invalid, made out by itself; with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "source.invalid")])
-    today = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(today - datetime.timedelta(days=1))
-        .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("source.invalid")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(made.public_bytes(pem) + secret)
-    return path
+    return self_signed(tmp_path / "certificate.pem", "source.invalid")
 
 
 async def test_https_needs_a_certificate_that_is_believed(tmp_path: Path, certificate: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localnet.git import DIRECTORY, FILE, LINK, Repository, http_backend
-from millrace.errors import Declined, DeclineReason, MillraceError, Permanent, Transient
+from millrace.errors import Declined, DeclineReason, JobFault, MillraceError, Transient
 from stages.fetch.repository import objects
 from stages.fetch.repository.archive import check_links, write_tar
 from stages.fetch.repository.limits import GitLimits, GitRules
@@ -74,7 +74,7 @@ async def test_a_name_may_be_used_once(repository: Repository, tmp_path: Path) -
 @pytest.mark.parametrize("mode", ["060644", "10644", "777", "-1", "120777x", ""])
 async def test_modes_that_git_does_not_have(repository: Repository, tmp_path: Path, mode: str) -> None:
     tree = repository.tree([(mode, b"a", repository.blob(b"x"))])
-    with pytest.raises(Permanent, match="badly formed"):
+    with pytest.raises(JobFault, match="badly formed"):
         await read(repository, repository.commit_tree(tree), tmp_path)
 
 
@@ -86,12 +86,12 @@ async def test_half_a_tree(repository: Repository, tmp_path: Path, tree: bytes) 
 
 async def test_a_file_where_a_tree_should_be(repository: Repository, tmp_path: Path) -> None:
     tree = repository.tree([(DIRECTORY, b"a", repository.blob(b"x"))])
-    with pytest.raises(Permanent, match="is a blob and not a tree"):
+    with pytest.raises(JobFault, match="is a blob and not a tree"):
         await read(repository, repository.commit_tree(tree), tmp_path)
 
 
 async def test_a_missing_object(repository: Repository, tmp_path: Path) -> None:
-    with pytest.raises(Permanent, match="missing"):
+    with pytest.raises(JobFault, match="missing"):
         await read(repository, repository.commit_tree("1" * 40), tmp_path)
 
 
@@ -161,12 +161,12 @@ def test_the_order_of_the_entries_does_not_matter() -> None:
     [
         ("remote: returned error: 302\nfatal: unable to access 'the address': Could not connect", Transient),
         ("remote: not our ref\nfatal: early EOF", Transient),
-        ("fatal: remote error: upload-pack: not our ref " + "f" * 40, Permanent),
+        ("fatal: remote error: upload-pack: not our ref " + "f" * 40, JobFault),
         ("fatal: unable to access 'the address': The requested URL returned error: 302", Declined),
         ("fatal: unable to access 'the address': The requested URL returned error: 503", Transient),
-        ("fatal: unable to access 'the address': The requested URL returned error: 403", Permanent),
-        ("fatal: could not read Username for 'the address': terminal prompts disabled", Permanent),
-        ("error: object " + "a" * 40 + ": hasDotgit: contains '.git'\nfatal: fsck error in packed object", Permanent),
+        ("fatal: unable to access 'the address': The requested URL returned error: 403", JobFault),
+        ("fatal: could not read Username for 'the address': terminal prompts disabled", JobFault),
+        ("error: object " + "a" * 40 + ": hasDotgit: contains '.git'\nfatal: fsck error in packed object", JobFault),
         ("fatal: Out of memory, malloc failed (tried to allocate 1 bytes)", Declined),
         ("fatal: write error: File too large", Declined),
         ("", Transient),

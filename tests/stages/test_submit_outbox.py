@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outbox_places import FolderPlace, OutboxPlace
 
 from millrace.errors import Permanent
 from millrace.network import Fate, SignedSubmission
@@ -35,9 +37,14 @@ def submission(generation: int = 0, job_key: str = KEY, **fields: object) -> Sig
     )
 
 
+@pytest.fixture(params=["folder", "fleet"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> OutboxPlace:
+    return FolderPlace(tmp_path / "outbox") if request.param == "folder" else request.getfixturevalue("fleet")
+
+
 @pytest.fixture
-def outbox(tmp_path: Path) -> Outbox:
-    return Outbox(tmp_path / "outbox")
+def outbox(place: OutboxPlace) -> Outbox:
+    return place.open()
 
 
 def only_file(outbox_folder: Path) -> Path:
@@ -45,9 +52,9 @@ def only_file(outbox_folder: Path) -> Path:
     return path
 
 
-def test_what_was_recorded_is_there_for_the_next_process(outbox: Outbox, tmp_path: Path) -> None:
+def test_what_was_recorded_is_there_for_the_next_process(outbox: Outbox, place: OutboxPlace) -> None:
     outbox.record(submission())
-    reopened = Outbox(tmp_path / "outbox")
+    reopened = place.open()
     assert reopened.latest(KEY) == submission()
     assert reopened.recorded(KEY, 0) == submission()
     assert reopened.recorded(KEY, 1) is None
@@ -110,6 +117,21 @@ def test_a_settled_job_leaves_the_list_but_not_the_memory(outbox: Outbox) -> Non
     assert outbox.unsettled() == []
 
 
+def test_a_job_that_is_signed_for_again_after_it_was_settled_is_followed_again(outbox: Outbox) -> None:
+    """A chain that says "closed" may take it back, and a person runs the job again: that signature has to be seen."""
+    outbox.record(submission(lane="lane", nonce=1))
+    outbox.mark(submission(lane="lane", nonce=1), Fate.expired)
+    outbox.settle(KEY)
+    again = submission(1, lane="lane", nonce=2)
+    outbox.record(again)
+    assert outbox.unsettled() == outbox.in_lane("lane") == [again]
+    outbox.mark(again, Fate.landed)
+    assert outbox.unsettled() == [again]
+    outbox.settle(KEY)
+    assert outbox.unsettled() == []
+    assert [entry.fate for entry in outbox.history(KEY)] == [Fate.expired, Fate.landed]
+
+
 @given(st.data())
 def test_a_torn_file_is_reported_and_never_read_as_something_else(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -127,30 +149,33 @@ def test_a_torn_file_is_reported_and_never_read_as_something_else(
     assert outbox.damaged() == [path]
 
 
-def test_one_torn_file_is_logged_and_does_not_hide_the_others(
-    outbox: Outbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_one_torn_record_is_logged_and_does_not_hide_the_others(
+    outbox: Outbox, place: OutboxPlace, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox.record(submission())
-    torn = only_file(tmp_path / "outbox")
     outbox.record(submission(job_key="cloudmesh/genesis/other"))
-    torn.write_text("{")
+    place.replace(KEY, b"{")
     with caplog.at_level(logging.ERROR):
         assert [found.job_key for found in outbox.unsettled()] == ["cloudmesh/genesis/other"]
-    assert torn.name in caplog.text
+    assert hashlib.sha256(KEY.encode()).hexdigest() in caplog.text
+    assert outbox.damaged() == outbox.damaged_live()
+    assert len(outbox.damaged()) == 1
+    with pytest.raises(OutboxDamaged):
+        outbox.latest(KEY)
+    with pytest.raises(OutboxDamaged):
+        outbox.record(submission(1))
 
 
-def test_a_file_of_another_job_under_this_jobs_name_is_damage(outbox: Outbox, tmp_path: Path) -> None:
+def test_a_record_of_another_job_under_this_jobs_name_is_damage(outbox: Outbox, place: OutboxPlace) -> None:
     outbox.record(submission())
-    path = only_file(tmp_path / "outbox")
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "job_key": "cloudmesh/genesis/other"}))
+    content = json.loads(place.content(KEY))
+    place.replace(KEY, json.dumps({**content, "job_key": "cloudmesh/genesis/other"}).encode())
     with pytest.raises(OutboxDamaged):
         outbox.latest(KEY)
 
 
-def test_a_crash_while_writing_leaves_the_former_record(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_crash_while_writing_leaves_the_former_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
     outbox.record(submission())
 
     def power_cut(descriptor: int) -> None:
@@ -167,8 +192,8 @@ def test_a_crash_while_writing_leaves_the_former_record(
     assert [entry.fate for entry in reopened.history(KEY)] == [Fate.expired]
 
 
-async def test_the_lock_keeps_a_second_signer_waiting(outbox: Outbox, tmp_path: Path) -> None:
-    other, order = Outbox(tmp_path / "outbox"), []
+async def test_the_lock_keeps_a_second_signer_waiting(outbox: Outbox, place: OutboxPlace) -> None:
+    other, order = place.open(), []
 
     async def second() -> None:
         async with other.lock(KEY):
@@ -182,20 +207,20 @@ async def test_the_lock_keeps_a_second_signer_waiting(outbox: Outbox, tmp_path: 
     assert order == ["first", "second"]
 
 
-def _hold_and_die(folder: Path, held: multiprocessing.synchronize.Event) -> None:
+def _hold_and_die(place: OutboxPlace, held: multiprocessing.synchronize.Event) -> None:
     async def hold() -> None:
-        async with Outbox(folder).lock(KEY):
+        async with place.open().lock(KEY):
             held.set()
             await asyncio.sleep(60)
 
     asyncio.run(hold())
 
 
-async def test_the_lock_of_a_killed_process_is_free_at_once(outbox: Outbox, tmp_path: Path) -> None:
+async def test_the_lock_of_a_killed_process_is_let_go(outbox: Outbox, place: OutboxPlace) -> None:
     """Pins locks that stay behind when their holder is killed, as those made of files or rows do."""
     context = multiprocessing.get_context("spawn")
     held = context.Event()
-    holder = context.Process(target=_hold_and_die, args=(tmp_path / "outbox", held))
+    holder = context.Process(target=_hold_and_die, args=(place, held))
     holder.start()
     assert await asyncio.to_thread(held.wait, 30)
     holder.kill()
@@ -204,15 +229,14 @@ async def test_the_lock_of_a_killed_process_is_free_at_once(outbox: Outbox, tmp_
         pass
 
 
-def test_a_file_of_an_older_version_is_read(outbox: Outbox, tmp_path: Path) -> None:
+def test_a_record_of_an_older_version_is_read(outbox: Outbox, place: OutboxPlace) -> None:
     """An update must not lose what was signed: the fields that came later have defaults."""
     outbox.record(submission())
-    path = only_file(tmp_path / "outbox")
-    content = json.loads(path.read_text())
+    content = json.loads(place.content(KEY))
     signed = content["entries"][0]["submission"]
     for later in ("lane", "nonce", "signed_at", "result_hash"):
         del signed[later]
-    path.write_text(json.dumps(content))
+    place.replace(KEY, json.dumps(content).encode())
     assert outbox.latest(KEY) == submission()
     assert outbox.damaged() == []
 
@@ -235,9 +259,11 @@ def test_a_lane_has_what_may_still_land_in_the_order_of_its_nonces(outbox: Outbo
     assert outbox.in_lane("") == []
 
 
-def _hold_lane(folder: Path, held: multiprocessing.synchronize.Event, go_on: multiprocessing.synchronize.Event) -> None:
+def _hold_lane(
+    place: OutboxPlace, held: multiprocessing.synchronize.Event, go_on: multiprocessing.synchronize.Event
+) -> None:
     async def hold() -> None:
-        async with Outbox(folder).lane_lock("lane"):
+        async with place.open().lane_lock("lane"):
             held.set()
             await asyncio.to_thread(go_on.wait, 30)
 
@@ -245,12 +271,12 @@ def _hold_lane(folder: Path, held: multiprocessing.synchronize.Event, go_on: mul
 
 
 async def test_the_lock_of_a_lane_keeps_other_processes_waiting_and_no_other_lane(
-    outbox: Outbox, tmp_path: Path
+    outbox: Outbox, place: OutboxPlace
 ) -> None:
     """Two processes that sign with one key at once both took the same nonce."""
     context = multiprocessing.get_context("spawn")
     held, go_on = context.Event(), context.Event()
-    holder = context.Process(target=_hold_lane, args=(tmp_path / "outbox", held, go_on))
+    holder = context.Process(target=_hold_lane, args=(place, held, go_on))
     holder.start()
     assert await asyncio.to_thread(held.wait, 30)
     async with asyncio.timeout(5), outbox.lane_lock("another"), outbox.lane_lock(""), outbox.lane_lock(""):

@@ -6,13 +6,13 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from validator_world import ADDRESS, PAYLOAD, Side, answer
 
 from localnet.validator import ValidatorLocalnet
 from millrace.errors import Declined, Permanent
@@ -20,76 +20,15 @@ from millrace.network import Result
 from millrace.receipt import Receipt
 from millrace.receipt_log import ReceiptLog
 from protocols.validator.job import PocJob
-from protocols.validator.messages import JobRefused, JobResult
-from protocols.validator.polling import polling_link
-from protocols.validator.websocket import websocket_link
-from stages.discover.validator import Inbox, Received
-from stages.discover.validator_conversation import Conversation
-from stages.submit.validator import Answers, answer_job
-
-ADDRESS = "cpc1us"
-PAYLOAD = {"kind": "matmul-i32-v1", "block_hash": "ab" * 32, "n": 8}
-
-
-class Side:
-    """The worker's side, with a clock that only sleeping moves."""
-
-    def __init__(self, folder: Path, validator: ValidatorLocalnet, transport: str = "ws", backlog: int = 10) -> None:
-        self.seconds = 1_000.0
-        self.waits: list[float] = []
-        self.inbox = Inbox(folder / "inbox")
-        self.answers = Answers(folder / "answers", lambda: self.seconds)
-        self.conversation = Conversation(
-            (lambda: websocket_link(validator.url, ping_seconds=5))
-            if transport == "ws"
-            else (lambda: polling_link(validator.http_url, worker_address=ADDRESS, poll_seconds=0.01)),
-            self.inbox,
-            self.answers,
-            validator="here",
-            worker_address=ADDRESS,
-            backlog=backlog,
-            clock=lambda: self.seconds,
-            sleep=self.sleep,
-            jitter=lambda: 1.0,
-        )
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds >= 1:
-            self.waits.append(seconds)
-            self.seconds += seconds
-        await asyncio.sleep(0.005)
-
-    def result(self, job_id: str) -> JobResult:
-        message = JobResult(job_id=job_id, worker_address=ADDRESS, result_hash="cd" * 32)
-        self.answers.put(message, PAYLOAD)
-        self.inbox.close(job_id)
-        return message
-
-    @asynccontextmanager
-    async def talking(self) -> AsyncIterator[None]:
-        task = asyncio.ensure_future(self.conversation.hold())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def until(self, ready: Any) -> None:
-        for _ in range(2_000):
-            if ready():
-                return
-            await asyncio.sleep(0.005)
-        raise AssertionError("it did not come to that")
+from protocols.validator.messages import JobMessage, JobRefused, JobResult
+from stages.discover.validator import Received
+from stages.submit.validator import answer_job
 
 
 @pytest.fixture
 def validator() -> Iterator[ValidatorLocalnet]:
     with ValidatorLocalnet() as validator:
         yield validator
-
-
-async def answer(validator: ValidatorLocalnet, job_id: str) -> dict[str, Any]:
-    return await asyncio.to_thread(validator.answer, job_id)
 
 
 both = pytest.mark.parametrize("transport", ["ws", "http"])
@@ -207,6 +146,37 @@ async def test_a_job_too_many_is_refused_and_taken_when_it_is_offered_later(
         await side.until(lambda: side.inbox.find("two"))
 
 
+async def test_a_job_that_was_taken_after_all_is_not_refused_any_more(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    """The refusal that no link took went out over the next one, for a job that had been accepted meanwhile."""
+    side = Side(tmp_path, validator)
+    take = side.conversation._take  # what a link hears before it breaks
+    side.drains = True
+    take(JobMessage(type="job", job_id="one", payload=PAYLOAD))
+    take(JobMessage(type="job", job_id="two", payload=PAYLOAD))
+    side.drains = False
+    take(JobMessage(type="job", job_id="one", payload=PAYLOAD))
+    async with side.talking():
+        assert (await answer(validator, "two"))["reason"] == "draining"
+        side.result("one")
+        assert (await answer(validator, "one"))["type"] == "job_result"
+
+
+async def test_a_draining_worker_refuses_new_jobs_and_takes_them_when_they_are_offered_later(
+    validator: ValidatorLocalnet, tmp_path: Path
+) -> None:
+    side = Side(tmp_path, validator)
+    side.drains = True
+    validator.push("one", PAYLOAD)
+    async with side.talking():
+        assert (await answer(validator, "one"))["reason"] == "draining"
+        assert side.inbox.open() == []
+        side.drains = False
+        validator.push("one", PAYLOAD)
+        await side.until(lambda: side.inbox.find("one"))
+
+
 async def test_waits_grow_up_to_a_minute_and_start_anew_after_a_steady_link(
     validator: ValidatorLocalnet, tmp_path: Path
 ) -> None:
@@ -256,6 +226,34 @@ def test_a_job_without_an_answer_is_refused_in_the_end(validator: ValidatorLocal
     assert isinstance(refusal.message, JobRefused)
     assert refusal.message.reason == "failed"
     assert side.inbox.open() == []
+
+
+@pytest.mark.parametrize("step", [-86_400.0, 86_400.0 * 365])
+def test_a_clock_that_is_set_meanwhile_neither_gives_jobs_up_nor_keeps_them_for_ever(
+    validator: ValidatorLocalnet, tmp_path: Path, step: float
+) -> None:
+    side = Side(tmp_path, validator)
+    job = PocJob(chain_id="here", job_id="one", task_id="", payload=PAYLOAD, worker_address=ADDRESS)
+    side.inbox.keep(Received(job=job, received_at=side.seconds))
+    side.conversation.refuse_overdue(60)
+    side.clock_is_off_by = step
+    side.seconds += 59
+    side.conversation.refuse_overdue(60)
+    assert side.answers.waiting() == []
+    side.seconds += 2
+    side.conversation.refuse_overdue(60)
+    assert len(side.answers.waiting()) == 1
+
+
+def test_a_job_that_lacks_only_its_receipt_is_not_overdue(validator: ValidatorLocalnet, tmp_path: Path) -> None:
+    """A process killed between answer and receipt: giving the job up closed it, and the receipt was never written."""
+    side = Side(tmp_path, validator)
+    job = PocJob(chain_id="here", job_id="one", task_id="", payload=PAYLOAD, worker_address=ADDRESS)
+    side.inbox.keep(Received(job=job, received_at=side.seconds))
+    side.answers.put(JobResult(job_id="one", worker_address=ADDRESS, result_hash="cd" * 32), PAYLOAD)
+    side.seconds += 61
+    side.conversation.refuse_overdue(60)
+    assert side.inbox.find("one") == job
 
 
 def test_the_first_answer_to_a_job_counts(validator: ValidatorLocalnet, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: se
 def test_the_bench_of_wasm_measures_every_contender() -> None:
     """Whether the bar is met is not asked: that is for a machine that does nothing else."""
     run = subprocess.run(
-        [sys.executable, "-m", "bench.wasm", "--rounds", "2"],
+        [sys.executable, "-m", "bench.wasm", "--rounds", "2", "--jobs", "1"],
         env={**os.environ, "PATH": "/nowhere"},
         capture_output=True,
         text=True,
@@ -23,7 +23,7 @@ def test_the_bench_of_wasm_measures_every_contender() -> None:
     summary = json.loads(run.stdout.splitlines()[-1])
     measured = {(entry["job"], entry["contender"]) for entry in summary["milliseconds"]}
     assert {contender for _, contender in measured} == {"bare", "warm", "cold", "new", "pulley"}, run.stderr
-    assert len(measured) == 15
+    assert len(measured) == 5
     assert "apt install wabt" in summary["not_measured"]["wasm-interp"]
     over = summary["warm_over_bare"]
     assert set(over) == {job for job, _ in measured}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import sys
@@ -15,9 +16,10 @@ import pytest
 from wasm_world import ECHO, SMALL, opened
 
 from millrace.errors import Declined
+from stages.execute.sandbox.wasi.compiled import locked
 from stages.execute.wasm import configuration
 from stages.execute.wasm.cache import ModuleCache, cache_key
-from stages.execute.wasm.interface import Call, Status
+from stages.execute.wasm.interface import Call, Cancelled, Status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: sealed files")
 
@@ -151,6 +153,21 @@ def test_a_disk_that_is_full_costs_time_and_no_job(folder: Path, monkeypatch: py
 
     monkeypatch.setattr("stages.execute.wasm.cache.write_whole", full)
     assert read(again(folder), KEY, Compiler()) == (b"machine code", False)
+
+
+def test_a_job_that_waits_for_anothers_compilation_can_be_cancelled(tmp_path: Path) -> None:
+    """It waited as long as a module may take to be compiled, and the worker that was to stop waited for it."""
+    runtime, cancel = opened(tmp_path), threading.Event()
+    key = cache_key(hashlib.sha256(ECHO).hexdigest(), component=False)
+    runtime.cache.folder.mkdir(mode=0o700)
+    with ThreadPoolExecutor(1) as pool, locked(runtime.cache.folder / f"lock-{key[:2]}"):
+        waiting = pool.submit(runtime.execute, Call(ECHO, limits=SMALL), cancel)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.2)
+        cancel.set()
+        with pytest.raises(Cancelled):
+            waiting.result(5)
+    runtime.close()
 
 
 def test_what_a_child_gets_cannot_be_changed(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -21,10 +22,12 @@ from pathlib import Path
 import pytest
 from wasm_world import ECHO, EMPTY, LOOP, SMALL, opened
 
+from stages.execute.wasm.cache import cache_key
 from stages.execute.wasm.interface import Call, Cancelled, Runtime, RuntimeFault, Status
 from stages.execute.wasm.nursery import Pool
 from stages.execute.wasm.runtime import WasmtimeRuntime
 from stages.execute.wasm.stage import execute_wasm
+from stages.execute.wasm.watch import Running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: sealed files, pidfds, seccomp")
 
@@ -137,6 +140,48 @@ async def test_a_cancelled_task_leaves_no_execution_behind(runtime: WasmtimeRunt
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not alive(busy)
+
+
+def _handed(runtime: WasmtimeRuntime) -> Running:
+    """An execution without an end, in the hands of the forker."""
+    runtime.execute(Call(LOOP, limits=SMALL))
+    digest = hashlib.sha256(LOOP).hexdigest()
+    module, cached = runtime.cache.descriptor(cache_key(digest, component=False), lambda: b"")
+    assert cached
+    limits = {**FOR_EVER.model_dump(), "cpu_seconds": 60, "process_bytes": 1 << 30}
+    task = {"act": "run", "abi": "wasi_p1", "environment": [], **limits}
+    try:
+        return runtime.nursery.run(task, module, b"", stdout_bytes=1, stderr_bytes=1)
+    finally:
+        os.close(module)
+
+
+def test_who_gives_up_before_hearing_of_a_child_leaves_none_at_work(runtime: WasmtimeRuntime) -> None:
+    """It was left to the forker to kill it, which did so a moment after everybody was told that it was dead."""
+    with _handed(runtime):
+        assert eventually(lambda: any(_threads(pid) > 1 for pid in children(runtime)))
+        (busy,) = (pid for pid in children(runtime) if _threads(pid) > 1)
+        assert runtime.nursery.forker_pid is not None
+        os.kill(runtime.nursery.forker_pid, signal.SIGSTOP)
+    try:
+        assert not alive(busy)
+    finally:
+        os.kill(runtime.nursery.forker_pid, signal.SIGCONT)
+    assert runtime.execute(Call(EMPTY, limits=SMALL)).status is Status.ok
+
+
+def test_who_gives_up_before_there_is_a_child_gets_none(runtime: WasmtimeRuntime) -> None:
+    runtime.execute(Call(LOOP, limits=SMALL))
+    assert eventually(lambda: len(children(runtime)) == 2)
+    before = set(children(runtime))
+    assert runtime.nursery.forker_pid is not None
+    os.kill(runtime.nursery.forker_pid, signal.SIGSTOP)
+    module = os.open(os.devnull, os.O_RDONLY)
+    with runtime.nursery.run({"act": "run"}, module, b"", stdout_bytes=1, stderr_bytes=1):
+        os.close(module)
+    os.kill(runtime.nursery.forker_pid, signal.SIGCONT)
+    assert runtime.execute(Call(LOOP, limits=SMALL)).status is Status.out_of_fuel
+    assert len(before & set(children(runtime))) == 1, "one child was used, for the second"
 
 
 async def test_the_stage_hands_everything_on(runtime: WasmtimeRuntime) -> None:

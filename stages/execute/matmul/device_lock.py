@@ -5,7 +5,6 @@ Prefect's own slots leak when a worker is killed, and two workers of one card wo
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from millrace.errors import Transient
+from stages.locks.flock import is_ours_now
 
 _POLL_SECONDS = 0.2
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
@@ -41,7 +41,7 @@ def hold_device(
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = clock() + patience_seconds
-        while not _locked(descriptor):
+        while not is_ours_now(descriptor):
             if clock() >= deadline:
                 hint = "one challenge at a time on each card; see docs/workers.md"
                 raise DeviceBusy(f"the device {identity} is in use by another job", hint=hint)
@@ -49,11 +49,3 @@ def hold_device(
         yield
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

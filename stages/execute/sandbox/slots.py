@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.locks.flock import is_ours_now
+
 LOCK_FOLDER = Path("/run/millrace/slots")
 """One for the whole machine: workers with different data folders must not meet either."""
 
@@ -48,7 +50,7 @@ class Slots:
         self._make_folder()
         for uid in range(self.first_uid, self.first_uid + self.count):
             fd = os.open(self.folder / f"{uid}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            if _locked(fd):
+            if is_ours_now(fd):
                 return uid, fd
             os.close(fd)
         raise OSError(f"all {self.count} sandbox slots are in use: raise MILLRACE_SANDBOX__SLOTS or run fewer at once")
@@ -58,11 +60,3 @@ class Slots:
         found = self.folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise OSError(f"{self.folder} must be a folder that only its owner can change")
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

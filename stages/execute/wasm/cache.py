@@ -57,18 +57,20 @@ class ModuleCache:
     def __post_init__(self) -> None:
         _every_cache.add(self)
 
-    def descriptor(self, key: str, compile_module: Callable[[], bytes]) -> tuple[int, bool]:
+    def descriptor(
+        self, key: str, compile_module: Callable[[], bytes], waiting: Callable[[], None] | None = None
+    ) -> tuple[int, bool]:
         """A sealed file with the machine code called `key`, which the caller closes, and whether it was there before.
 
-        Raises what `compile_module` raises, which is asked only once however many want the same module; Declined if
-        the folder is not ours alone.
+        Raises what `compile_module` raises, which is asked only once however many want the same module, and what
+        `waiting` raises, which is called while another process is asked; Declined if the folder is not ours alone.
         """
         if (found := self._in_memory(key)) is not None:
             return found, True
         private_folder(self.folder)
         if (content := self._load(key)) is not None:
             return self._keep(key, content), True
-        with locked(self.folder / f"lock-{key[:2]}"):
+        with locked(self.folder / f"lock-{key[:2]}", waiting):
             # Another process may have been first.
             if (content := self._load(key)) is not None:
                 return self._keep(key, content), True

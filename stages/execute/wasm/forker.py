@@ -144,20 +144,25 @@ class Forker:
             if _has_hung_up(owner):
                 owner.close()
             else:
-                self._hand(waiting.pop(0), owner, files)
+                self._hand(waiting[0], owner, files)
+                waiting = [child for child in waiting if child.owner is None]
             for fd in files:
                 os.close(fd)
 
     def _hand(self, child: Child, owner: socket.socket, files: list[int]) -> None:
         assert child.channel is not None
+        try:
+            # First of all: an owner that hangs up without having heard of a child can be sure that there is none.
+            socket.send_fds(owner, [json.dumps({"pid": child.pid}).encode()], [child.pidfd])
+        except OSError:
+            owner.close()
+            return
         child.owner = owner
         self._selector.register(owner, selectors.EVENT_READ, lambda: self._kill(child))
         with suppress(OSError):  # it died just now: the pidfd says so next
             socket.send_fds(child.channel, [b"job"], files)
         child.channel.close()
         child.channel = None
-        with suppress(OSError):  # the owner is gone: the selector says so next
-            socket.send_fds(owner, [json.dumps({"pid": child.pid}).encode()], [child.pidfd])
 
     def _kill(self, child: Child) -> None:
         """Its owner has hung up."""

@@ -109,7 +109,9 @@ class WasmtimeRuntime:
             key = cache_key(digest, component=component)
             if (refusal := self._refused.get(key)) is not None:
                 raise Refused(*refusal)
-            module, cached = self.cache.descriptor(key, lambda: self._compile(key, call.module, component, cancel))
+            module, cached = self.cache.descriptor(
+                key, lambda: self._compile(key, call.module, component, cancel), lambda: _stop_if(cancel)
+            )
             known["compile_milliseconds"] = None if cached else round((time.monotonic() - began) * 1000, 3)
         except BadModule as error:
             return WasmExecution(status=Status.bad_module, detail=str(error), **known)
@@ -174,6 +176,11 @@ class WasmtimeRuntime:
         with self.nursery.run(task, module, call.stdin, **caps) as running:
             seen = running.watch(limits.wall_seconds, self.patience_seconds, cancel)
         return {"output": seen.stdout, "stderr": seen.stderr, **_judged(seen, call)}
+
+
+def _stop_if(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("cancelled")
 
 
 def _compiled(seen: Seen, own: Compilation) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from millrace.errors import MillraceError
+from millrace.errors import Declined, DeclineReason, MillraceError
 from millrace.limits import MIB
 from stages.execute.sandbox.interface import Check
 from stages.execute.wasm.interface import Call, Runtime, Status, WasmExecution, WasmLimits
@@ -36,6 +36,27 @@ def check(runtime: Runtime) -> list[Check]:
         return [first, *_promises(runtime)] if first.passed else [first]
     except MillraceError as error:
         return [Check("runs a module", passed=False, detail=str(error))]
+
+
+def ensure_keeping(runtime: Runtime) -> None:
+    """Return if the runtime keeps its promises, tried out once in this process and all that are forked from it.
+
+    Raises Declined (no_sandbox) with what does not hold.
+    """
+    if id(runtime) in _kept:
+        return
+    broken = [told for told in check(runtime) if not told.passed]
+    if broken:
+        raise Declined(
+            f"the WASM runtime does not keep {', '.join(f'{told.name} ({told.detail})' for told in broken)}",
+            reason=DeclineReason.no_sandbox,
+            hint="`millrace doctor` tells more",
+        )
+    _kept.add(id(runtime))
+
+
+_kept: set[int] = set()
+"""Runtimes that have kept their promises, by identity: they live as long as their process."""
 
 
 def _promises(runtime: Runtime) -> Iterator[Check]:

@@ -139,7 +139,11 @@ class Running:
             self._exit_code = told["exit"]
 
     def _kill(self) -> None:
-        """Make sure that the child is dead, if one has the job."""
+        """Make sure that the child is dead, if one has the job, and that none gets it any more."""
+        if self._pidfd is None:
+            with suppress(OSError, RuntimeFault):
+                self._owner.shutdown(socket.SHUT_RD)
+                self._hear()  # what was told before that; it does not wait any more
         if self._pidfd is None or self._exit_code is not None:
             return
         with suppress(ProcessLookupError):

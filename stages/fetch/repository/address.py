@@ -34,7 +34,7 @@ class Address:
     def url(self) -> str:
         """The only form of it that Git is told."""
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{self.host}{port}{self.path}"
+        return f"{self.scheme}://{_bracketed(self.host)}{port}{self.path}"
 
 
 def parse_address(repo: str, rules: GitRules) -> Address:
@@ -42,8 +42,10 @@ def parse_address(repo: str, rules: GitRules) -> Address:
 
     No part of a URL that has a password in it is repeated in a message.
     """
+    # A space at its beginning is left out by one reader of URLs and taken for a part by another.
+    plain = len(repo) <= _LONGEST_URL and repo.isascii() and repo.isprintable() and " " not in repo
     try:
-        parts = urlsplit(repo) if len(repo) <= _LONGEST_URL and repo.isascii() and repo.isprintable() else None
+        parts = urlsplit(repo) if plain else None
         port = parts.port if parts else None
     except ValueError:
         parts = port = None
@@ -68,20 +70,31 @@ async def pin(address: Address, rules: GitRules, resolve: Resolve) -> str:
 
     Raises Declined (not_allowed) if one of them is private and that is not allowed, Transient if the name has none.
     """
+    found = await checked_addresses(address.host, allow_private=rules.allow_private, resolve=resolve)
+    return f"{_bracketed(address.host)}:{address.port}:{','.join(map(_bracketed, found))}"
+
+
+async def checked_addresses(host: str, *, allow_private: bool, resolve: Resolve) -> list[str]:
+    """The IP addresses that `host` has now, every one of which may be connected to; raises as `pin` does."""
     try:
-        found = list(dict.fromkeys(await resolve(address.host)))
+        found = list(dict.fromkeys(await resolve(host)))
     except OSError as error:
-        raise Transient(f"{address.host} cannot be resolved: {error}", hint="check the name servers") from None
+        raise Transient(f"{host} cannot be resolved: {error}", hint="check the name servers") from None
     for ip in found:
-        if not rules.allow_private and not is_public(ip):
-            raise _declined(f"{address.host} is at {ip}, which is not a public address", "no such host is asked")
-    return f"{address.host}:{address.port}:{','.join(f'[{ip}]' if ':' in ip else ip for ip in found)}"
+        if not allow_private and not is_public(ip):
+            raise _declined(f"{host} is at {ip}, which is not a public address", "no such host is asked")
+    return found
 
 
 async def system_resolve(host: str) -> list[str]:
     """The addresses that the system's resolver knows for `host`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
+
+
+def _bracketed(host: str) -> str:
+    """A host as a URL has it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _declined(message: str, hint: str = "name it as https://host/owner/name") -> Declined:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from millrace.errors import Declined, DeclineReason, MillraceError, Permanent
+from millrace.errors import Declined, DeclineReason, JobFault, MillraceError
 from stages.fetch.repository.limits import GitLimits
 from stages.fetch.repository.process import Git, failure, too_big
 
@@ -66,12 +66,12 @@ class Objects:
     async def tree_of(self, commit: str) -> list[Entry]:
         """Everything in the tree of `commit`, a directory before what is in it.
 
-        Raises Permanent if an object is missing or not what its name says, Declined (too_big, not_allowed) if the
+        Raises JobFault if an object is missing or not what its name says, Declined (too_big, not_allowed) if the
         tree is not one we keep.
         """
         found = re.match(rb"tree ([0-9a-f]{40})\n", await self._object(commit, "commit", _LARGEST_COMMIT_BYTES))
         if found is None:
-            raise Permanent(f"commit {commit} is badly formed", hint="`git fsck --strict` says what is wrong")
+            raise JobFault(f"commit {commit} is badly formed", hint="`git fsck --strict` says what is wrong")
         entries: list[Entry] = []
         left = self._limits.tree_bytes
         waiting = [("", found[1].decode(), 0)]
@@ -105,9 +105,9 @@ class Objects:
             raise await self._ended()
         header = line.split()
         if len(header) != 3:
-            raise Permanent(f"{kind} {oid} is missing from what the host sent", hint="the repository may be damaged")
+            raise JobFault(f"{kind} {oid} is missing from what the host sent", hint="the repository may be damaged")
         if header[1].decode() != kind:
-            raise Permanent(f"{oid} is a {header[1].decode()} and not a {kind}", hint=f"name a {kind}")
+            raise JobFault(f"{oid} is a {header[1].decode()} and not a {kind}", hint=f"name a {kind}")
         size = int(header[2])
         if size > most_bytes:
             raise too_big(f"the tree is larger than {self._limits.tree_bytes} bytes")
@@ -117,7 +117,7 @@ class Objects:
             raise await self._ended() from None
         # SHA-1 is what Git names things by. `git index-pack` has looked for known collisions in it.
         if hashlib.sha1(b"%s %d\0" % (header[1], size) + content).hexdigest() != oid:  # noqa: S324
-            raise Permanent(f"{kind} {oid} is not what its name says", hint="the repository is damaged")
+            raise JobFault(f"{kind} {oid} is not what its name says", hint="the repository is damaged")
         return content
 
     async def _ended(self) -> MillraceError:
@@ -137,7 +137,7 @@ def _parse(tree: bytes) -> Iterator[tuple[int, str, str]]:
         oid = tree[end + 1 : end + 1 + _OID_BYTES]
         kind = _KINDS.get(int(mode, 8)) if re.fullmatch(rb"[0-7]{5,6}", mode) else None
         if end < 0 or not space or kind is None or len(oid) != _OID_BYTES:
-            raise Permanent("a tree of the repository is badly formed", hint="`git fsck --strict` says what is wrong")
+            raise JobFault("a tree of the repository is badly formed", hint="`git fsck --strict` says what is wrong")
         name = _checked(raw)
         if name in names:
             raise _declined("two things in one directory have the same name")

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from millrace.errors import Declined, DeclineReason, MillraceError, Permanent, Transient
+from millrace.errors import Declined, DeclineReason, JobFault, MillraceError, Transient
 from stages.fetch.repository.limits import GitLimits, GitRules
 
 _OLDEST = (2, 37)  # the first that can be told which IP address to use
@@ -201,11 +201,11 @@ def failure(code: int, errors: str) -> MillraceError:
     if has(r"returned error: (429|5\d\d|408)"):
         return Transient(f"the host does not answer now: {said}", hint="tried again later")
     if has(r"not our ref|couldn't find remote ref|Server does not allow request for unadvertised object"):
-        return Permanent("the host does not have this commit", hint="was it pushed, and to this repository?")
+        return JobFault("the host does not have this commit", hint="was it pushed, and to this repository?")
     if has(r"could not read Username|Authentication failed|returned error: 4\d\d|repository '.*' not found"):
-        return Permanent(f"no public repository is there: {said}", hint="only public repositories are fetched")
+        return JobFault(f"no public repository is there: {said}", hint="only public repositories are fetched")
     if has(r"fsck|^error: object [0-9a-f]{40}: |index-pack.*corrupt|unknown object type|inflate|pack is corrupted"):
-        return Permanent(f"the repository is badly formed: {said}", hint="`git fsck --strict` says what is wrong")
+        return JobFault(f"the repository is badly formed: {said}", hint="`git fsck --strict` says what is wrong")
     return Transient(f"the repository could not be fetched: {said}", hint="tried again later")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from localnet.computechain import ComputeChainLocalnet
 from millrace.errors import Transient
+from protocols.computechain import rpc as computechain_rpc
 from protocols.computechain.events import Event, event_in
 from protocols.computechain.keys import ComputeKey
 from protocols.computechain.rpc import ComputeChainRpc
@@ -45,6 +46,16 @@ async def test_a_silent_node_is_not_listened_to_for_ever() -> None:
         async with ComputeChainRpc([net.url], timeout_seconds=2) as rpc:
             with pytest.raises(Transient, match="broke off: ReadTimeout"):
                 await anext(rpc.events(silence_seconds=0.2))
+
+
+async def test_a_stream_of_nothing_but_comments_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without end kept a core busy."""
+    monkeypatch.setattr(computechain_rpc, "_MOST_LINES_BESIDE", 20)
+    with ComputeChainLocalnet(keep_alive_seconds=0.001) as net:
+        net.chain.freeze()
+        async with ComputeChainRpc([net.url], timeout_seconds=2) as rpc:
+            with pytest.raises(Transient, match="without an event"):
+                await anext(rpc.events())
 
 
 async def test_a_node_that_does_not_stream_now_is_one_to_ask_later() -> None:

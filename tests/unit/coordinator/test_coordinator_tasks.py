@@ -146,3 +146,13 @@ def test_a_wrong_execution_request_is_named_and_left_as_it_was() -> None:
     with pytest.raises(MalformedTask, match="request 9: a malformed execution request: response_format"):
         execution_of(document)
     assert document == before
+
+
+def test_what_is_nested_too_deeply_to_be_persisted_is_malformed() -> None:
+    """`compile_result` may be any JSON: 400 levels were read, and then could not be written down again."""
+    nested: Any = []
+    for _ in range(400):
+        nested = [nested]
+    with pytest.raises(MalformedTask, match="too deeply") as caught:
+        execution_of(execution(7, compile_result=nested))
+    assert caught.value.request_id == 7

@@ -24,6 +24,7 @@ def network(_serving: IpfsLocalnet) -> IpfsLocalnet:
     for name, service in _serving.services.items():
         _serving.misbehave(name)
         service.requests.clear()
+        service.served.clear()
     return _serving
 
 

@@ -309,6 +309,13 @@ async def test_a_redirect_to_somebody_else_is_not_followed(network: IpfsLocalnet
     assert len(network.services["legacy_gateway"].requests) == 0
 
 
+async def test_a_redirect_to_what_is_no_url_is_worth_another_try(network: IpfsLocalnet, trustless: Asked) -> None:
+    """httpx reads a Location even where it does not follow it, and its error for this one is none of HTTP's."""
+    trustless.service.faults = Faults(redirect_to="mailto:x")
+    with pytest.raises(ContentUnavailable, match="InvalidURL"):
+        await trustless.fetch(CID.parse(network.add(SMALL)))
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"), [({"Retry-After": "9"}, 9.0), ({"X-RateLimit-Reset": "1700000004"}, 4.0), ({}, None)]
 )

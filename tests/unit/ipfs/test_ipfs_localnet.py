@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from localnet.ipfs import IpfsLocalnet
-from localnet.ipfs.faults import CONTROL_PATH
+from localnet.ipfs.faults import CONTROL_PATH, Faults
 from localnet.ipfs.multipart import parse_multipart
 from protocols.ipfs.cid import CID
 from protocols.ipfs.importer import import_file
@@ -26,6 +26,19 @@ async def test_faults_are_set_shown_and_ended_over_http(network: IpfsLocalnet, c
     await client.post(control, json={"html": True})
     await client.post(control, json={})
     assert (await client.get(content)).content == b"content"
+    served = network.services["gateway"].served
+    assert (served["503"], served["html"]) == (2, 0), "nobody met the page"
+
+
+async def test_faults_follow_one_another_without_a_good_answer_between(
+    network: IpfsLocalnet, client: httpx.AsyncClient
+) -> None:
+    content = f"{network.gateway_url}/ipfs/{network.add(b'content')}?format=raw"
+    network.misbehave("gateway", Faults(status=503, times=2), Faults(status=429, times=1))
+    assert [(await client.get(content)).status_code for _ in range(4)] == [503, 503, 429, 200]
+    network.misbehave("gateway", Faults(status=503, times=1), Faults(status=429, times=1))
+    network.misbehave("gateway")
+    assert (await client.get(content)).status_code == 200, "what was to follow is forgotten too"
 
 
 async def test_a_fault_that_does_not_exist_is_refused(network: IpfsLocalnet, client: httpx.AsyncClient) -> None:

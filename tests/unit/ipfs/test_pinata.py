@@ -155,6 +155,13 @@ async def test_the_token_does_not_follow_a_redirect(network: IpfsLocalnet, pinat
     assert len(network.services["gateway"].requests) == 0
 
 
+async def test_a_redirect_to_what_is_no_url_is_worth_another_try(network: IpfsLocalnet, pinata: Pinata) -> None:
+    """httpx reads a Location even where it does not follow it, and its error for this one is none of HTTP's."""
+    network.misbehave("pinata", Faults(redirect_to="mailto:x"))
+    with pytest.raises(PublishFailed, match="InvalidURL"):
+        await pinata.publish(import_file(SMALL).cid, SMALL, "result")
+
+
 @pytest.mark.parametrize("url", ["http://api.pinata.cloud", "http://10.0.0.1", "ftp://x"])
 def test_the_token_is_not_sent_in_the_open(
     client: httpx.AsyncClient, records: UploadRecords, polling: PinPolling, url: str

@@ -54,6 +54,14 @@ def test_the_next_process_knows(path: Path) -> None:
     assert later.of(B).resting_until == 65.0
 
 
+def test_a_gateway_rests_as_long_as_it_asked_and_not_until_a_clock_that_was_set_back_comes_there(path: Path) -> None:
+    """A minute's rest was an hour's once the clock had been an hour ahead: the only gateway was asked by nobody."""
+    Standings(path, clock=lambda: 4_000.0).note(A, error=True, rest_seconds=60.0)
+    standing = Standings(path).of(A)
+    assert [standing.rest_seconds(now) for now in (4_000.0, 4_059.0, 4_061.0)] == [60.0, 1.0, 0.0]
+    assert standing.rest_seconds(400.0) == 0.0
+
+
 def test_a_gateway_is_forgiven_by_name(path: Path) -> None:
     Standings(path).ban(A, "it lied")
     assert Standings(path).forgive(A)

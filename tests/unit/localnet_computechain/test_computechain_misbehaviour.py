@@ -50,6 +50,7 @@ def test_the_next_transactions_are_accepted_and_dropped_by_the_proposer(
     tx_hash = node.send(document)
     assert node.nonce(worker.address) == 1
     net.chain.make_block()
+    assert net.chain.faults.served == {"dropped": 1}
     assert (node.tip()["txs"], node.nonce(worker.address)) == ([], 0)
     assert node.receipt(tx_hash)["status"] == "pending"
     node.send(document)
@@ -315,6 +316,7 @@ def test_another_process_has_the_same_controls(
     assert node.control("landed", address=net.faucet.address) == [payment_hash]
     assert node.control("landed", address=worker.address) == [stolen]
     assert node.control("rollback", blocks=1, keep_transactions=True) == 2
+    assert node.control("served") == {"nonce_taken": 1, "rolled_back": 2}
     node.control("restart")
     assert node.nonce(worker.address) == 0
     node.control("stick_receipts", stuck=True)

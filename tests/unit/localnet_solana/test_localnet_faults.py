@@ -232,3 +232,26 @@ def test_a_control_that_makes_no_sense_is_refused_with_a_reason(rpc: RpcClient, 
     assert answer.status_code == 400
     assert answer.json()["error"]
     assert rpc("getHealth") == "ok"
+
+
+def test_a_dripping_answer_is_right_and_takes_its_time(net: SolanaLocalnet, rpc: RpcClient) -> None:
+    net.chain.fail("getSlot", kind="drip", seconds=0.2)
+    began = time.monotonic()
+    assert rpc("getSlot") > 0
+    assert time.monotonic() - began >= 0.15
+
+
+def test_what_was_met_is_counted_and_what_still_waits_is_not(
+    net: SolanaLocalnet, rpc: RpcClient, payer: Keypair
+) -> None:
+    """Who injects a fault wants to know that somebody met it, and how often."""
+    net.chain.fail("getSlot", 3, status=429)
+    net.chain.fail("*", kind="malformed")
+    net.chain.drop_next()
+    for _ in range(2):
+        rpc.post(SLOT)
+    assert rpc.control("served").json()["result"] == {"429": 2}
+    net.chain.clear_faults()
+    net.chain.drop_next()
+    rpc.send(signed(initialize(payer.pubkey(), "hello"), payer, rpc.blockhash()))
+    assert rpc.control("served").json()["result"] == {"429": 2, "dropped": 1}

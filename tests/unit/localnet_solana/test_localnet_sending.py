@@ -347,3 +347,31 @@ def test_lamports_given_in_process_are_final_at_once(net: SolanaLocalnet, rpc: R
 
 def _message(transaction: VersionedTransaction) -> str:
     return base64.b64encode(to_bytes_versioned(transaction.message)).decode()
+
+
+def test_a_fork_that_lost_takes_back_what_landed_on_it_and_the_same_bytes_land_again(
+    net: SolanaLocalnet, rpc: RpcClient, payer: Keypair
+) -> None:
+    job = str(job_address(payer.pubkey(), "hello"))
+    net.chain.advance(40)
+    before = net.chain.account(str(payer.pubkey()))
+    transaction = posted(rpc, payer)
+    signature = rpc.send(transaction)
+    net.chain.advance(3)
+    assert rpc.status(signature)["confirmationStatus"] == "confirmed"
+    assert net.chain.rollback(4) == net.chain.faults.served["rolled_back"] == 1
+    assert rpc.status(signature) is None
+    assert net.chain.account(job) is None
+    assert net.chain.account(str(payer.pubkey())) == before, "the fee is back too"
+    assert net.chain.landed(job) == []
+    rpc.send(transaction)
+    assert net.chain.landed(job) == [signature]
+
+
+def test_what_is_finalized_is_not_taken_back(net: SolanaLocalnet, rpc: RpcClient, payer: Keypair) -> None:
+    signature = rpc.send(posted(rpc, payer))
+    net.chain.advance(32)
+    assert net.chain.rollback(32) == 0
+    assert rpc.status(signature)["confirmationStatus"] == "finalized"
+    with pytest.raises(ValueError, match="not final"):
+        net.chain.rollback(33)

@@ -9,6 +9,8 @@ from localnet.near import OPERATOR, Dialect, NearLocalnet
 from protocols.near.answers import WaitUntil
 from protocols.near.contract import ExecutionRequest, Resolution, ResourceLimits
 from protocols.near.contract_views import (
+    CALLBACK_BLOCKS,
+    EARLY_BLOCKS,
     UNABLE_TO_RESUME,
     Contract,
     ContractConfig,
@@ -18,7 +20,7 @@ from protocols.near.contract_views import (
     dialect_of,
 )
 from protocols.near.rpc import NearRpc
-from protocols.near.rpc_errors import ExecutionFailed
+from protocols.near.rpc_errors import ExecutionFailed, NodeBusy
 
 
 @pytest.fixture
@@ -94,7 +96,12 @@ async def test_too_early_is_told_apart_and_comes_right(net: NearLocalnet, rpc: N
     failure = await resolve(net, rpc, request, DONE)
     assert failure is not None
     assert UNABLE_TO_RESUME in failure.words
-    assert await contract.after_refused_resume(0, height) is RefusedResume.early
+    refused_at = net.chain.height()
+    if net.dialect is Dialect.head:
+        with pytest.raises(NodeBusy, match="callback"):
+            await contract.after_refused_resume(0, height, refused_at)
+    net.chain.make_block(CALLBACK_BLOCKS)
+    assert await contract.after_refused_resume(0, height, refused_at) is RefusedResume.early
     assert await resolve(net, rpc, request, DONE) is None
 
 
@@ -103,7 +110,28 @@ async def test_done_already_is_told_apart(net: NearLocalnet, rpc: NearRpc, contr
     height = net.chain.height()
     assert await resolve(net, rpc, request, DONE) is None
     assert await resolve(net, rpc, request, DONE) is not None
-    assert await contract.after_refused_resume(0, height) is RefusedResume.settled
+    assert await contract.after_refused_resume(0, height, net.chain.height()) is RefusedResume.settled
+
+
+async def test_what_was_resolved_as_failed_is_not_taken_for_too_early(
+    net: NearLocalnet, rpc: NearRpc, contract: Contract
+) -> None:
+    """EARLY keeps such a request: every further refusal was taken for an early one, and another was signed."""
+    request, _ = await requested(net)
+    height = net.chain.height()
+    assert await resolve(net, rpc, request, FAILED) is None
+    net.chain.make_block(EARLY_BLOCKS)
+    assert await resolve(net, rpc, request, DONE) is not None
+    assert await contract.after_refused_resume(0, height, net.chain.height()) is RefusedResume.settled
+
+
+async def test_a_node_that_lags_cannot_say_that_a_request_is_gone(net: NearLocalnet, contract: Contract) -> None:
+    height = net.chain.height()
+    assert await contract.get_request(7, since=height) is None
+    with pytest.raises(NodeBusy, match=f"as of block {height}, before {height + 1}"):
+        await contract.get_request(7, since=height + 1)
+    with pytest.raises(NodeBusy):
+        await contract.after_refused_resume(7, height, height + 1)
 
 
 async def test_timed_out_is_told_apart(net: NearLocalnet, rpc: NearRpc, contract: Contract) -> None:
@@ -112,13 +140,12 @@ async def test_timed_out_is_told_apart(net: NearLocalnet, rpc: NearRpc, contract
     height = net.chain.height()
     net.chain.make_block(199)
     assert net.chain.pending() == [0]
-    assert await contract.after_refused_resume(0, height) is RefusedResume.early
     net.chain.make_block(2)
     early = net.dialect is Dialect.early
     failure = await resolve(net, rpc, request, DONE)
     assert failure is not None
     expected = RefusedResume.timed_out if early else RefusedResume.settled
-    assert await contract.after_refused_resume(0, height) is expected
+    assert await contract.after_refused_resume(0, height, net.chain.height()) is expected
     assert ("Failure" if early else "SuccessValue") in net.chain.result_of(tx_hash)
 
 

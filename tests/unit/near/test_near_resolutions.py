@@ -204,3 +204,26 @@ def test_a_note_that_fills_the_response_is_refused() -> None:
 def test_what_was_charged_is_in_the_callbacks_logs() -> None:
     assert charged_yocto(['[[yNEAR charged: "1001200500000000000000"]]', "other"]) == 1001200500000000000000
     assert charged_yocto(["nothing", '[[yNEAR charged: "x"]]']) is None
+
+
+@pytest.mark.parametrize("number", ["1e-05", "1e15", "18446744073709551616", "-9223372036854775809", "0.1"])
+def test_numbers_that_the_contract_may_write_longer_than_we_do_are_counted_in_full(number: str) -> None:
+    """The contract keeps them as doubles and writes 0.00001 for 1e-05: what just fitted here was refused there."""
+    output = f"[{','.join([number] * (800 // (len(number) + 1)))}]".encode()
+    calls = contract_head.resolve_calls(request("Json"), Resolution(True, USED, output=output))
+    assert [call.method for call in calls] == ["submit_execution_output_and_resolve"]
+    few = contract_head.resolve_calls(request("Json"), Resolution(True, USED, output=f"[{number}]".encode()))
+    assert [call.method for call in few] == ["resolve_execution"]
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "-" + "9" * 310, "1e400"])
+def test_a_number_that_no_double_holds_is_no_json_for_the_contract(number: str) -> None:
+    """Its parser refuses the whole call, so that the request would be left unanswered."""
+    with pytest.raises(OutputNotJson):
+        output_of(f'{{"a":[{number}]}}'.encode(), "Json")
+
+
+def test_an_error_beside_an_output_may_hold_half_a_character() -> None:
+    resolution = Resolution(False, USED, output=b"7", error="\udcff")
+    (call,) = contract_head.resolve_calls(request("Text"), resolution)
+    assert args_of(call)["response"]["error"] == "?"

@@ -59,6 +59,12 @@ def options(api: APIClient, daemon: Daemon = RUNC, within: Limits | None = None)
     return container_options(api, daemon, IMAGE, within or Limits(), name=new_name(), uid=61_007)
 
 
+def test_gvisor_is_told_of_select_by_the_name_it_knows(api: APIClient) -> None:
+    """It refused every job's `select`, as its releases of 2022 do not know `pselect6`."""
+    assert '"pselect"' in options(api, RUNSC)["host_config"]["SecurityOpt"][1]
+    assert '"pselect"' not in options(api, RUNC)["host_config"]["SecurityOpt"][1]
+
+
 def test_everything_docker_can_take_away_is_taken_away(api: APIClient) -> None:
     asked = options(api)
     host = asked["host_config"]

@@ -47,7 +47,11 @@ def test_a_group_that_something_still_runs_in_measures_nothing(root: Path) -> No
     meter = Meter(root, 61_000)
     assert meter.reset()
     assert meter.reset(), "an empty one begins anew"
-    (root / "memory/millrace/61000/another").mkdir()
+    another = root / "memory/millrace/61000/another"
+    another.mkdir()
+    assert meter.reset(), "a daemon that was killed leaves empty groups"
+    another.mkdir()
+    (another / "a process").touch()  # a group with one cannot be removed either
     assert not meter.reset()
 
 

@@ -76,11 +76,25 @@ async def test_without_the_cap_the_same_answer_takes_all_the_memory_it_likes(
     assert sum(sizes) < 2 * MIB
 
 
-async def test_a_node_that_is_alone_and_never_ends_is_refused_with_what_to_do(net: SolanaLocalnet) -> None:
-    net.chain.fail("getBlockHeight", kind="endless")
+@pytest.mark.parametrize("kind", ["endless", "gzip_bomb"])
+async def test_a_node_that_is_alone_and_once_never_ended_is_asked_again(net: SolanaLocalnet, kind: str) -> None:
+    """It was told to use another endpoint, and the job's attempt failed for good, over one broken answer."""
+    net.chain.fail("getBlockHeight", kind=kind)
+    async with SolanaRpc([net.url]) as rpc:
+        with pytest.raises(EndpointBusy, match="at more length") as caught:
+            await queries.block_height(rpc)
+        assert caught.value.hint
+        assert await queries.block_height(rpc) > 0
+
+
+async def test_a_node_that_is_alone_and_lists_too_much_is_refused_with_what_to_do(
+    net: SolanaLocalnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_cap, "MOST_LISTING_BYTES", MIB)
+    net.chain.fail("getProgramAccounts", kind="endless")
     async with SolanaRpc([net.url]) as rpc:
         with pytest.raises(EndpointRefused, match="at more length") as caught:
-            await queries.block_height(rpc)
+            await ask(rpc, "getProgramAccounts")
         assert caught.value.hint
 
 

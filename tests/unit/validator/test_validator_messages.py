@@ -31,6 +31,8 @@ def test_a_job_is_read_from_text_bytes_and_lists() -> None:
         ({"job_id": 7}, ""),
         ({"job_id": "x" * 5_000}, ""),
         ({"task_id": ["t"]}, "a-1"),
+        ({"payload": {"n": float("nan")}}, "a-1"),
+        ({"payload": {"n": [float("inf")]}}, "a-1"),
     ],
 )
 def test_a_job_that_cannot_be_one_is_malformed_and_keeps_its_id_for_the_refusal(
@@ -50,6 +52,15 @@ def test_anything_else_is_unknown_and_shown_without_control_characters(raw: str 
     assert isinstance(message, Unknown)
     assert message.told.isprintable()
     assert len(message.told) < 300
+
+
+def test_of_too_many_messages_the_first_are_read() -> None:
+    """All were dropped, and over HTTP the same too long list came again with each look."""
+    jobs = [{**JOB, "job_id": str(number)} for number in range(1_001)]
+    *read, last = incoming(json.dumps(jobs))
+    assert [each.job_id for each in read if isinstance(each, JobMessage)] == [str(number) for number in range(1_000)]
+    assert isinstance(last, Unknown)
+    assert "1001 messages" in last.told
 
 
 @given(

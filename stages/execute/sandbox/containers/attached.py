@@ -13,7 +13,6 @@ from typing import Any
 
 from docker import APIClient
 
-from millrace.limits import Limits
 from stages.execute.sandbox.streams import Kept
 from stages.execute.sandbox.supervisor import Ending
 
@@ -59,9 +58,9 @@ class Attached:
     enough: the daemon then throws away what the job writes.
     """
 
-    def __init__(self, api: APIClient, container: str, stdin: bytes, limits: Limits) -> None:
+    def __init__(self, api: APIClient, container: str, stdin: bytes, stdout: Kept, stderr: Kept) -> None:
         """Attach to the container, which must not have started. DockerException or OSError."""
-        self.stdout, self.stderr = Kept(limits.output_bytes), Kept(limits.output_bytes)
+        self.stdout, self.stderr = stdout, stderr
         self._frames = Frames({1: self.stdout, 2: self.stderr})
         self._to_write = memoryview(stdin)
         wanted = {"stream": 1, "stdout": 1, "stderr": 1, "stdin": 1}

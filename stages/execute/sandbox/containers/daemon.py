@@ -54,8 +54,8 @@ class Daemon:
             client.close()
 
 
-def find_daemon(wanted: SandboxSettings) -> Daemon:
-    """The daemon that the settings name.
+def find_daemon(wanted: SandboxSettings, instead: str = "set MILLRACE_SANDBOX__BACKEND=bubblewrap") -> Daemon:
+    """The daemon that the settings name; `instead` is what a person can do who has none.
 
     Raises Declined(no_sandbox) with what helps if it does not answer, has no such runtime, or filters no system calls.
     """
@@ -68,7 +68,7 @@ def find_daemon(wanted: SandboxSettings) -> Daemon:
         with unasked.connect() as api:
             told: dict[str, Any] = api.info()
     except (DockerException, OSError) as error:
-        raise declined(f"no Docker daemon answers at {address}: {error}", _start_hint(address)) from error
+        raise declined(f"no Docker daemon answers at {address}: {error}", _start_hint(address, instead)) from error
     if not any("seccomp" in option for option in told.get("SecurityOptions") or []):
         raise declined(f"the Docker daemon at {address} filters no system calls", "use a kernel and a Docker with it")
     return Daemon(
@@ -98,9 +98,9 @@ def _runtime_told(told: dict[str, Any], name: str) -> str:
     return " ".join([str(program), *map(str, about.get("runtimeArgs") or [])])
 
 
-def _start_hint(address: str) -> str:
+def _start_hint(address: str, instead: str) -> str:
     return (
-        "sudo apt install docker.io, and let this user use its socket; or set MILLRACE_SANDBOX__BACKEND=bubblewrap"
+        f"sudo apt install docker.io, and let this user use its socket; or {instead}"
         if address == USUAL_ADDRESS
         else "start it, or set MILLRACE_SANDBOX__DOCKER_HOST (or DOCKER_HOST) to its socket"
     )

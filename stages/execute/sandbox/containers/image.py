@@ -20,6 +20,7 @@ from stages.execute.sandbox.containers.daemon import declined
 from stages.execute.sandbox.containers.former import REPOSITORY, note_use, remove_former
 from stages.execute.sandbox.interpreter import Interpreter
 
+_VARIABLE = "MILLRACE_SANDBOX__IMAGE"
 _RECIPE = 1
 """Raised whenever `write_layer` makes something else of the same files."""
 _FILES, _VERSION, _EXECUTABLE = "millrace.files", "millrace.python", "millrace.executable"
@@ -67,8 +68,8 @@ def own_image(api: APIClient, interpreter: Interpreter) -> Image:
     return Image(image_id, str(interpreter.executable), interpreter.version, root=frozenset(tops | _ADDED))
 
 
-def pinned_image(api: APIClient, reference: str, python: Path | None) -> Image:
-    """The image that the operator named, with the interpreter at `python` inside it.
+def pinned_image(api: APIClient, reference: str, python: Path | None, variable: str = _VARIABLE) -> Image:
+    """The image that the operator named in `variable`, with the interpreter at `python` inside it.
 
     Raises Declined(no_sandbox) if the reference can move, is not here (nothing is ever pulled), or declares volumes,
     which would let jobs fill the machine's disk.
@@ -81,13 +82,13 @@ def pinned_image(api: APIClient, reference: str, python: Path | None) -> Image:
         pinned = next(iter(about.get("RepoDigests") or []), about["Id"])
         raise declined(
             f"{reference} is a tag, which can move to another image at any time",
-            f"set MILLRACE_SANDBOX__IMAGE={pinned}, which is what it means now",
+            f"set {variable}={pinned}, which is what it means now",
         )
     config: dict[str, Any] = about.get("Config") or {}
     if volumes := config.get("Volumes"):
         raise declined(
             f"the image {reference} declares volumes, {', '.join(volumes)}: jobs could fill the disk through them",
-            "use an image without, or leave MILLRACE_SANDBOX__IMAGE unset",
+            "use an image without" + (f", or leave {variable} unset" if variable == _VARIABLE else ""),
         )
     variables = tuple(entry.partition("=")[0] for entry in config.get("Env") or [])
     return Image(about["Id"], str(python or "/usr/bin/python3"), variables=variables)

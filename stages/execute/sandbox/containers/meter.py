@@ -35,8 +35,9 @@ class Meter:
         """Begin to count at zero. False if something of another worker's still runs in there, which would count too."""
         try:
             for folder in map(self._group, _COUNTED):
-                if folder.exists():
-                    folder.rmdir()
+                # A daemon that was killed leaves its containers' own groups in there, empty.
+                for inner, _, _ in os.walk(folder, topdown=False):
+                    Path(inner).rmdir()
                 folder.mkdir(parents=True)
         except OSError:
             return False

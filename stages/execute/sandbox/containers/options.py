@@ -7,7 +7,7 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ _TIOCSPGRP = 0x5410
 # The container's first process, which collects orphans and passes signals on, asks for the terminal before it starts
 # the job: that there is none lets it go on, that it may not ask would end it.
 _INIT_RULE = Rule(("ioctl",), Argument(1, _TIOCSPGRP), refusal=errno.ENOTTY)
+# gVisor of 2022 knows `pselect6`, which is what `select` is made of, by this name alone.
+_GVISOR_RULE = Rule(("pselect",))
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -51,7 +53,7 @@ def seccomp_profile(daemon: Daemon) -> str:
     gVisor's filter (its option --oci-seccomp) knows no error but EPERM. There the calls that we answer with another
     one go to gVisor's kernel, which has no terminal to give away, and whose namespaces are its own invention.
     """
-    return docker_profile([_INIT_RULE], own_errors=not daemon.gvisor)
+    return docker_profile([_INIT_RULE, *([_GVISOR_RULE] if daemon.gvisor else [])], own_errors=not daemon.gvisor)
 
 
 def realm() -> dict[str, str]:
@@ -68,19 +70,50 @@ def container_options(
     api: APIClient, daemon: Daemon, image: Image, limits: Limits, *, name: str, uid: int, meter: Meter | None = None
 ) -> Mapping[str, Any]:
     """The arguments of `create_container` for one run of the program that will lie at /job/main.py."""
-    command = [image.python, "-I", "-S", "-B", PROGRAM]
+    return hardened_options(
+        api,
+        daemon,
+        image,
+        [image.python, "-I", "-S", "-B", PROGRAM],
+        limits,
+        name=name,
+        uid=uid,
+        environment=ENVIRONMENT,
+        # A volume of Docker's, as files cannot be put into a read-only root; the job's user can only read it.
+        mounts=[Mount(str(Path(PROGRAM).parent), None, type="volume", no_copy=True)],
+        meter=meter,
+    )
+
+
+def hardened_options(
+    api: APIClient,
+    daemon: Daemon,
+    image: Image,
+    command: Sequence[str],
+    limits: Limits,
+    *,
+    name: str,
+    uid: int,
+    environment: Mapping[str, str],
+    mounts: Sequence[Mount] = (),
+    meter: Meter | None = None,
+) -> Mapping[str, Any]:
+    """The arguments of `create_container` for `command` as the user `uid`, with /tmp as all that it can write to.
+
+    `environment` is all that it sees of variables.
+    """
     # A name without a value takes the variable away; Docker itself would set HOSTNAME.
-    environment = [*(f"{key}={value}" for key, value in ENVIRONMENT.items())]
-    environment += sorted({"HOSTNAME", *image.variables} - set(ENVIRONMENT))
+    variables = [*(f"{key}={value}" for key, value in environment.items())]
+    variables += sorted({"HOSTNAME", *image.variables} - set(environment))
     return {
         "name": name,
         "image": image.id,
-        "entrypoint": command[:1],
-        "command": command[1:],
+        "entrypoint": list(command[:1]),
+        "command": list(command[1:]),
         "user": f"{uid}:{uid}",
         "working_dir": "/tmp",  # noqa: S108 the container's own
         "hostname": "sandbox",
-        "environment": environment,
+        "environment": variables,
         # Else the SDK hands the worker's proxies, with their passwords, to the container.
         "use_config_proxy": False,
         "healthcheck": {"test": ["NONE"]},
@@ -88,7 +121,7 @@ def container_options(
         # Also for a job that is given nothing to read: else its input is the machine's own /dev/null, which gVisor
         # (20221219) gives to the user `nobody`, outside as well as inside.
         "stdin_open": True,
-        "host_config": _host_config(api, daemon, limits, uid, meter),
+        "host_config": _host_config(api, daemon, limits, uid, mounts, meter),
     }
 
 
@@ -109,7 +142,9 @@ _MASKED = (
 """Docker's own list, and /sys, which tells about the machine's devices, and a file system nobody may write to."""
 
 
-def _host_config(api: APIClient, daemon: Daemon, limits: Limits, uid: int, meter: Meter | None) -> Any:
+def _host_config(
+    api: APIClient, daemon: Daemon, limits: Limits, uid: int, mounts: Sequence[Mount], meter: Meter | None
+) -> Any:
     memory = limits.memory_bytes + (GVISOR_BYTES if daemon.gvisor else 0)
     pids = limits.processes + (GVISOR_THREADS if daemon.gvisor else OWN_PROCESSES)
     config: dict[str, Any] = api.create_host_config(
@@ -126,8 +161,7 @@ def _host_config(api: APIClient, daemon: Daemon, limits: Limits, uid: int, meter
         security_opt=["no-new-privileges:true", f"seccomp={seccomp_profile(daemon)}"],
         read_only=True,
         tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=0700,uid={uid},gid={uid},size={limits.scratch_bytes}"},  # noqa: S108
-        # A volume of Docker's, as files cannot be put into a read-only root; the job's user can only read it.
-        mounts=[Mount(str(Path(PROGRAM).parent), None, type="volume", no_copy=True)],
+        mounts=list(mounts),
         mem_limit=memory,
         memswap_limit=memory,
         pids_limit=pids,

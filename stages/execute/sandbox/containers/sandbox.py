@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from pathlib import PurePosixPath
-from typing import Any
 
 from docker import APIClient
-from docker.errors import APIError, DockerException, NotFound
-from requests import RequestException
+from docker.errors import DockerException
 
 from millrace.limits import Usage
 from stages.execute.sandbox import selftest
@@ -24,17 +18,15 @@ from stages.execute.sandbox.containers.attached import Attached
 from stages.execute.sandbox.containers.daemon import Daemon, declined
 from stages.execute.sandbox.containers.image import Image
 from stages.execute.sandbox.containers.leftovers import sweep_containers
+from stages.execute.sandbox.containers.life import ended, out_of_memory, removed
 from stages.execute.sandbox.containers.meter import Meter
 from stages.execute.sandbox.containers.options import container_options, program_archive, seccomp_profile
 from stages.execute.sandbox.interface import Check, Outcome, Spec, Status
 from stages.execute.sandbox.owner import new_name
 from stages.execute.sandbox.slots import LOCK_FOLDER, Slots
+from stages.execute.sandbox.streams import Kept
 from stages.execute.sandbox.supervisor import Ending
 from stages.execute.sandbox.verdict import Observation, judge
-
-_DEATH_SECONDS = 10
-_LATE_SECONDS = 1
-_KILLED = 128 + signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -114,17 +106,17 @@ class DockerSandbox:
         name, limits = new_name(), spec.limits
         meter = self._meter(uid)
         options = container_options(api, self.daemon, self.image, limits, name=name, uid=uid, meter=meter)
-        with _removed(api, name):
+        with removed(api, name):
             api.create_container(**options)
             api.put_archive(name, str(PurePosixPath(PROGRAM).parent), program_archive(spec.program))
-            with Attached(api, name, spec.stdin, limits) as streams:
+            with Attached(api, name, spec.stdin, Kept(limits.output_bytes), Kept(limits.output_bytes)) as streams:
                 began = time.monotonic()
                 api.start(name)
                 # The job's time begins when it does: a start takes tenths of a second, under gVisor more.
                 ending = streams.watch(time.monotonic() + limits.wall_seconds, cancel)
                 wall_seconds = time.monotonic() - began
-            state = _ended(api, name, kill=ending is not Ending.exited)
-            oom = ending is Ending.exited and _out_of_memory(api, name, state)
+            state = ended(api, name, kill=ending is not Ending.exited)
+            oom = ending is Ending.exited and out_of_memory(api, name, state)
             observation = Observation(
                 ending=ending,
                 exit_code=state.get("ExitCode"),
@@ -162,41 +154,3 @@ _UNMEASURED = Weakness(
     "CPU time and peak memory of a job are not measured: Docker forgets them with the container",
     "they are where the worker is root and Docker's control groups are of version 1 and its own (cgroupfs)",
 )
-
-
-@contextmanager
-def _removed(api: APIClient, name: str) -> Iterator[None]:
-    """Remove the container and its volume at the end, whether it was made, runs, or has ended."""
-    try:
-        yield
-    finally:
-        with suppress(NotFound):
-            api.remove_container(name, force=True, v=True)
-
-
-def _ended(api: APIClient, name: str, *, kill: bool) -> dict[str, Any]:
-    """The state of the container once it has ended; empty if it does not end within seconds."""
-    if kill:
-        try:
-            api.kill(name)
-        except APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:  # it has ended by itself meanwhile
-                raise
-    try:
-        api.wait(name, timeout=_DEATH_SECONDS)
-    except RequestException:  # how the SDK tells that the time is up
-        return {}
-    state: dict[str, Any] = api.inspect_container(name)["State"]
-    return state
-
-
-def _out_of_memory(api: APIClient, name: str, state: dict[str, Any]) -> bool:
-    """Whether the kernel killed something of the container for want of memory.
-
-    On a busy machine Docker hears of it a moment after the container's end, and then says so in an event only.
-    """
-    if state.get("OOMKilled") or state.get("ExitCode") != _KILLED:
-        return bool(state.get("OOMKilled"))
-    wanted = {"container": name, "event": "oom"}
-    with closing(api.events(since=1, until=int(time.time()) + _LATE_SECONDS, filters=wanted, decode=True)) as events:
-        return any(True for _ in events)

@@ -15,7 +15,8 @@ import platform
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +28,11 @@ from stages.execute.sandbox.owner import is_orphan, new_name
 from stages.execute.sandbox.sealed import sealed_file
 from stages.execute.sandbox.wasi import engine
 from stages.execute.sandbox.wasi.build import Build
+from stages.locks.flock import is_ours_now
 
 COMPILE_SECONDS = 600
+
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -166,11 +170,19 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Be the only process in this block, among those that name the same lock file."""
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Be the only process in this block, among those that name the same lock file.
+
+    While another is, `waiting` is called again and again, and may raise.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        if waiting is None:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        else:
+            while not is_ours_now(fd):
+                waiting()
+                time.sleep(_LOOK_SECONDS)
         yield
     finally:
         os.close(fd)

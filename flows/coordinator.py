@@ -1,0 +1,188 @@
+"""Work that a coordinator hands out: a long flow run asks for it, and each piece is a flow run of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import httpx
+from prefect import State, flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+
+from flows.dispatch import Dispatcher
+from flows.draining import drained
+from flows.endless import first_of, stoppable, told_to_stop
+from flows.life import job_life
+from flows.networks import COORDINATOR, COORDINATOR_NAME, network
+from flows.workbench import Workbench
+from millrace.errors import MillraceError, Permanent
+from millrace.job import Job
+from millrace.redaction import redact
+from millrace.settings import Settings, load_settings
+from protocols.http_json import origin_of
+from protocols.near.job import NETWORK
+from stages.discover.coordinator import Desk, Handed, desk_of
+from stages.discover.coordinator_conversation import Conversation
+from stages.discover.coordinator_opening import capabilities_of, worker_id_of
+from stages.drain import DrainMark
+from stages.execute.wasm.selftest import ensure_keeping
+from stages.progress import Progress
+from stages.submit.coordinator_outcome import failed
+
+_logger = logging.getLogger("flows.coordinator")
+
+_LOOK_SECONDS = 1.0
+"""Between two looks at the work, and between two looks for room."""
+
+_PAUSE_SECONDS = 10.0
+"""Before it is seen again whether what keeps us from working has passed."""
+
+
+@flow(name="coordinator", flow_run_name="coordinator")
+async def coordinator(run_seconds: float = 86_400.0) -> State[Any]:
+    """Ask the coordinator for work for `run_seconds`, start a flow run for each piece, tell how each ended.
+
+    It asks only while there is room in the work pool, the worker could do what it gets, and the machine does not
+    drain. Ended by SIGTERM, it waits for the answer to its last question, and completes; nothing is lost, the next run
+    goes on. On a draining machine it completes once all that was taken has ended and was told. `Failed` if the
+    coordinator does not let us in. Without a coordinator in the settings it does nothing.
+    """
+    settings = load_settings()
+    if not COORDINATOR.configured(settings):
+        return Completed(name="Not configured", message=f"to serve a coordinator: {COORDINATOR.remedy}")
+    if not network(NETWORK).configured(settings):
+        raise Permanent("a coordinator is set and NEAR is not", hint=network(NETWORK).remedy)
+    if await asyncio.to_thread(_is_drained, settings):
+        return drained()
+    async with stoppable() as told, job_life(NETWORK) as bench, get_client() as client:
+        desk: Desk = await bench.tool("desk")
+        conversation = Conversation(
+            await bench.tool("coordinator"),
+            desk,
+            api=settings.coordinator.api,
+            worker_id=worker_id_of(settings),
+            worker_name=socket.gethostname(),
+            capabilities=lambda: capabilities_of(settings),
+            poll_seconds=settings.coordinator.poll_seconds,
+            clock=time.time,
+        )
+        starting = _Starting(await Dispatcher.create(client, COORDINATOR, settings), desk, settings)
+        try:
+            await first_of(
+                _ask_until(asyncio.ensure_future(told_to_stop(told, run_seconds)), conversation, starting, bench),
+                starting.go_on(),
+                conversation.tell_on(),
+                conversation.live_on(),
+            )
+        finally:
+            await conversation.leave()
+    return Completed(name=f"Took {conversation.taken}", message=f"{conversation.taken} new pieces of work came")
+
+
+class _Starting:
+    """Sees to it that all open work has a flow run, as many at once as there is room for."""
+
+    def __init__(self, dispatcher: Dispatcher, desk: Desk, settings: Settings) -> None:
+        self._dispatcher = dispatcher
+        self._desk = desk
+        self._origin = origin_of(settings.coordinator.url) or ""
+        self._one_look = asyncio.Lock()
+
+    async def go_on(self) -> NoReturn:
+        """Look again and again."""
+        while True:
+            await self.has_room()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def has_room(self) -> bool:
+        """Start what is open; whether more would fit. Without a word from Prefect it would not."""
+        async with self._one_look:
+            try:
+                return await self._look()
+            except (httpx.HTTPError, PrefectException) as error:
+                _logger.warning("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
+                return False
+
+    async def _look(self) -> bool:
+        work = {self._key(handed): handed for handed in await asyncio.to_thread(self._desk.open)}
+        jobs = [self._job(key, handed) for key, handed in work.items()]
+        begun: set[str] = set()
+
+        def note(started: Sequence[Job]) -> None:
+            begun.update(job.key for job in started)
+
+        await self._dispatcher.start(jobs, note)
+        for job, why in self._dispatcher.given_up:
+            handed = work[job.chain_id]
+            _logger.warning("job %s is given up: %s", handed.job_id, why)
+            reports = failed(handed, f"given up: {why}", time.time())
+            await asyncio.to_thread(self._desk.end, handed.job_id, reports, success=False)
+        return len(begun) == len(jobs) and await self._dispatcher.room() > 0
+
+    def _key(self, handed: Handed) -> str:
+        """What tells this taking of the work from others: each has flow runs of its own."""
+        again = f"~{handed.times}" if handed.times else ""
+        return f"{self._origin}/{handed.job_id}{again}"
+
+    def _job(self, key: str, handed: Handed) -> Job:
+        return Job(network=NETWORK, chain_id=key, job_id=handed.job_id)
+
+
+async def _ask_until(
+    stop: asyncio.Future[None], conversation: Conversation, starting: _Starting, bench: Workbench
+) -> None:
+    """Ask for work, one question at a time, until `stop` is done and the last question has its answer."""
+    progress = Progress(bench.settings.data_dir)
+    try:
+        while not stop.done() and not await asyncio.to_thread(_is_drained, bench.settings):
+            conversation.asks = await _is_able(bench, progress)
+            if not conversation.asks:
+                await asyncio.wait([stop], timeout=_PAUSE_SECONDS)
+            elif await starting.has_room():
+                await conversation.ask()
+                if conversation.trouble:
+                    progress.could_not_look(COORDINATOR_NAME, now=time.time(), trouble=conversation.trouble)
+                else:
+                    progress.looked(COORDINATOR_NAME, now=time.time(), head=None, pending=0, given_up=0)
+                if conversation.pause_seconds:
+                    await asyncio.wait([stop], timeout=conversation.pause_seconds)
+            else:
+                progress.full(COORDINATOR_NAME, now=time.time())
+                await asyncio.wait([stop], timeout=_LOOK_SECONDS)
+    finally:
+        stop.cancel()
+
+
+def _is_drained(settings: Settings) -> bool:
+    """Whether there is nothing to ask for, to do or to tell any more."""
+    if not DrainMark(settings.data_dir).is_set():
+        return False
+    desk = desk_of(settings)
+    return not desk.open() and not desk.reports.waiting()
+
+
+async def _is_able(bench: Workbench, progress: Progress) -> bool:
+    """Whether the worker could do what it gets now: what a poll gives out is lost for everybody else."""
+    if DrainMark(bench.settings.data_dir).is_set():
+        return False
+    desk: Desk = await bench.tool("desk")
+    if not await asyncio.to_thread(desk.has_space):
+        _logger.warning("no work is asked for: the disk with the data folder is full")
+        return False
+    try:
+        await (await bench.tool("network")).affordable()
+        await asyncio.to_thread(ensure_keeping, await bench.tool("runtime"))
+    except Permanent:
+        raise
+    except MillraceError as error:
+        why = redact(str(error))
+        _logger.warning("no work is asked for: %s", why)
+        progress.could_not_look(COORDINATOR_NAME, now=time.time(), trouble=why)
+        return False
+    return True

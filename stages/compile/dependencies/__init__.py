@@ -1,0 +1,1 @@
+"""What a Rust repository depends on, brought here without running any of the repository's code."""
