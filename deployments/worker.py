@@ -8,8 +8,9 @@ each pinned by a test of the warm worker:
   process has connected to it says that its engine has begun;
 - `_submit_run` of the base class, which takes one flow run: it is called when it is the flow run's turn; with what it
   calls and keeps, `_propose_pending_state`, `_release_limit_slot` and `_submitting_flow_run_ids`;
-- `_get_scheduled_flow_runs` of the base class: of what is due, what runs here is left out; and `_last_polled_time`, by
-  which its health check tells that the worker looks;
+- `_get_scheduled_flow_runs` of the base class, with `_prefetch_seconds` and `_work_queues` which say what it asks for:
+  what is due goes by the server's clock, and what runs here is left out; and `_last_polled_time`, by which its health
+  check tells that the worker looks;
 - `_propose_submitting_state` and `_give_worker_labels_to_flow_run` of the base class: what they tell the server need
   not be told before the process starts.
 """
@@ -25,7 +26,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -57,6 +58,7 @@ from deployments.enlisted import Workers
 from deployments.fork_server import FlowRunProcess, start_fork_server
 from deployments.plain_http import authorities, without_ours
 from deployments.warm_start import FlowRunStart
+from flows.ahead import server_now
 from flows.draining import left_for_later
 from flows.lease import living
 from flows.networks import networks
@@ -253,7 +255,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             try:
                 state = (await self.client.read_flow_run(flow_run.id)).state
                 if state is not None and state.is_pending():  # nobody cancelled it meanwhile
-                    again: State[Any] = Scheduled(message="its worker stopped")
+                    due = state.state_details.scheduled_time
+                    again: State[Any] = Scheduled(scheduled_time=due, message="its worker stopped")
                     await self.client.set_flow_run_state(flow_run.id, again, force=True)
             except (httpx.HTTPError, ObjectNotFound):
                 self.get_flow_run_logger(flow_run).exception("cannot put the flow run back")
@@ -275,11 +278,18 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             self._worth_a_look.set()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        """What is due, less what runs here: somebody may put a flow run back whose process is alive.
+        """What is due by the server's clock, less what runs here: a flow run may be put back whose process is alive.
 
-        On a draining machine new jobs stay where they are, for another machine or for later.
+        By our own clock, were it ahead, we would take what the server then lets nobody begin: it would keep its place
+        here until its time comes. On a draining machine new jobs stay where they are, for another machine or for later.
         """
-        due = await super()._get_scheduled_flow_runs()
+        until = await server_now(self.client) + timedelta(seconds=self._prefetch_seconds)
+        try:
+            due = await self.client.get_scheduled_flow_runs_for_work_pool(
+                self._work_pool_name, list(self._work_queues), until
+            )
+        except ObjectNotFound:
+            return []  # somebody removed the work pool; the next heartbeat makes it again
         Workers(self._settings.data_dir).looked(self._work_pool_name)
         due = [entry for entry in due if entry.flow_run.id not in self._running]
         parameters = [entry.flow_run.parameters for entry in due]

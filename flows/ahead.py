@@ -1,7 +1,8 @@
-"""Flow runs whose start lies in a future that only a wrong clock has named.
+"""When flow runs start: by the Prefect server's clock, whatever that of this machine says.
 
-Prefect lets whoever creates a flow run name its start, and Millrace always means now. If that machine's clock was ahead
-and was set right since, nobody would begin the job until the clock comes there again.
+Prefect lets whoever schedules a flow run name its start, lets workers say until when they take what is due, and has a
+process that comes early wait. Millrace always means now, and asks the server when that is. A start far ahead is still
+met: Prefect's own tools name it by the clock of whoever uses them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,6 +20,9 @@ from prefect.states import Scheduled
 
 _TOLERANCE = timedelta(seconds=120)
 """So much may the clocks of a fleet differ."""
+
+_SAME = timedelta(seconds=2)
+"""Clocks so close are one: the server tells whole seconds, and its answer takes a while."""
 
 _OF_AN_ATTEMPT = re.compile(r".+#\d+", re.DOTALL)
 """The idempotency keys of `flows.attempts`: what a person schedules by hand has another or none, and may wait."""
@@ -32,9 +36,17 @@ def within(since: datetime, now: datetime, span: timedelta) -> bool:
 
 
 async def server_now(client: PrefectClient) -> datetime:
-    """The time by the Prefect server's clock, which dates every state; this machine's may be wrong."""
+    """The time by the Prefect server's clock, which dates every state; this machine's may be wrong.
+
+    In UTC; exact to a second where the clocks differ. This machine's where a proxy keeps the server's time from us.
+    """
     response = await client._client.get("/health")
-    return parsedate_to_datetime(response.headers["date"])
+    own = datetime.now(UTC)
+    try:
+        told = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
+    except (KeyError, ValueError, OverflowError):
+        return own
+    return own if within(told, own, _SAME) else told
 
 
 async def bring_forward(client: PrefectClient, scheduled: Sequence[FlowRun]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Self
 from uuid import UUID
@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Scheduled
 
 from flows.ahead import server_now
@@ -66,7 +66,7 @@ class Dispatcher:
             if started >= room:
                 break
             runs = await self._runs_of(batch)
-            now = await server_now(self._client) if runs else datetime.now(UTC)
+            now = await server_now(self._client)
             for job in batch:
                 had = runs.get(job.key, {})
                 if is_given_up(had, most=self._settings.max_attempts):
@@ -81,7 +81,11 @@ class Dispatcher:
                     ),
                 )
                 if attempt is not None and started < room:
-                    await (self._repeat(job, had[attempt]) if attempt in had else self._create(job, attempt))
+                    start = now + timedelta(microseconds=started)  # in this order
+                    if attempt in had:
+                        await self._repeat(job, had[attempt], start)
+                    else:
+                        await self._create(job, attempt, start)
                     started += 1
                     runs.setdefault(job.key, {})
             begun([job for job in batch if job.key in runs])
@@ -114,18 +118,20 @@ class Dispatcher:
                 runs.setdefault(job_key, {})[attempt] = run
         return runs
 
-    async def _create(self, job: Job, attempt: int) -> None:
+    async def _create(self, job: Job, attempt: int, start: datetime) -> None:
         run = await self._client.create_flow_run_from_deployment(
             self._deployment_id,
+            state=Scheduled(scheduled_time=start),
             parameters={self._served.parameter: job.job_id},
             idempotency_key=attempt_key(job.key, attempt),
             tags=[f"network:{job.network}", f"attempt:{attempt}"],
         )
         self.logger.info("job %s, attempt %d: flow run %s", job.key, attempt, run.id)
 
-    async def _repeat(self, job: Job, declined: FlowRun) -> None:
+    async def _repeat(self, job: Job, declined: FlowRun, start: datetime) -> None:
         message = "declined for a reason that may have passed"
-        await self._client.set_flow_run_state(declined.id, Scheduled(message=message), force=True)
+        again: State[Any] = Scheduled(scheduled_time=start, message=message)
+        await self._client.set_flow_run_state(declined.id, again, force=True)
         self.logger.info("job %s: flow run %s is repeated, it was %s", job.key, declined.id, message)
 
 

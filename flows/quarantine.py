@@ -15,6 +15,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import AwaitingRetry, Failed
 
+from flows.ahead import server_now
 from millrace.errors import Permanent
 from millrace.text import printable
 
@@ -61,7 +62,8 @@ async def send_back(client: PrefectClient, run: FlowRun) -> None:
     if not is_quarantined(run):
         state = run.state.name if run.state is not None else "unknown"
         raise Permanent(f"{run.name} is not in quarantine, it is {state}", hint="`millrace jobs` shows every job")
-    await client.set_flow_run_state(run.id, AwaitingRetry(message=SENT_BACK), force=True)
+    again: State[Any] = AwaitingRetry(scheduled_time=await server_now(client), message=SENT_BACK)
+    await client.set_flow_run_state(run.id, again, force=True)
     _logger.info("flow run %s (%s): %s", run.name, run.id, SENT_BACK)
 
 

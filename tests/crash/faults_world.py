@@ -16,7 +16,6 @@ import httpx
 from acceptance_stack import KEY_NAME, Stack, running_stack
 from crash_world import CrashJob, World
 from faulty_machine import FaultyMachine
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 
 from localnet.ipfs.faults import Faults
 from millrace.network import Fate
@@ -152,19 +151,6 @@ class FaultWorld(World):
             assert fates[-1] is Fate.landed, f"{job.key}: {fates}"
             assert not fates[:-1] or job.network == "cloudmesh", f"{job.key}: {fates}"
             assert set(fates[:-1]) <= {Fate.expired}, f"{job.key}: {fates}"
-
-    async def until_started(self, jobs: list[CrashJob], seconds: float = 90) -> None:
-        """Return once a worker has begun with each."""
-        keys = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[f"{job.key}#1" for job in jobs]))
-        deadline = time.monotonic() + seconds
-        async with self.stack.client() as client:
-            while True:
-                runs = await client.read_flow_runs(flow_run_filter=keys)
-                if sum(run.start_time is not None for run in runs) == len(jobs):
-                    return
-                states = {run.name: (run.state_name, str(run.start_time)) for run in runs}
-                assert time.monotonic() < deadline, f"not begun: {states}\n{self._tails()}"
-                await asyncio.sleep(0.1)
 
     async def until_signed(self, jobs: list[CrashJob], generation: int = 0) -> None:
         """Return once each has a signature of that generation."""

@@ -109,12 +109,9 @@ async def test_gateways_that_lie_a_pinning_service_that_fails_and_a_clock_that_i
     await world.stack.ended(await world.stack.run("reconcile/reconcile"))
     await failing
     ipfs.misbehave("legacy_gateway", Faults(status=503))
-    mesh = await world.in_flight(3, ("cloudmesh",))  # as many as a worker takes at once
-    jobs += mesh
+    jobs += await world.in_flight(3, ("cloudmesh",))  # as many as a worker takes at once
     lying = asyncio.create_task(world.misbehave("gateway", [*BUSY, Faults(wrong_bytes=True)]))
     await world.until(lambda: bool(ipfs.services["gateway"].served - before["gateway"]), "the gateway is busy")
-    # While the clock is behind nothing is begun: Prefect's worker asks for what is due by its own clock.
-    await world.until_started(mesh)
     told_ahead = machine.wrong_times_told
     machine.step_clock(-3_600)
     await lying
@@ -131,6 +128,20 @@ async def test_gateways_that_lie_a_pinning_service_that_fails_and_a_clock_that_i
     assert "wrong bytes" in Standings(world.stack.folder / "gateways.json").of(ipfs.gateway_url).banned
     assert min(told_ahead, told_behind) > 100
     assert all(len(world.signatures(job)) == 1 for job in jobs), "nothing was believed to have expired"
+
+
+@pytest.mark.parametrize("hours", [1, -1], ids=["ahead", "behind"])
+async def test_a_clock_that_stands_wrong_keeps_no_job_waiting(world: FaultWorld, hours: int) -> None:
+    """Found, begun and settled while it stands wrong: what is due goes by the server's clock.
+
+    Ahead, workers began what the server then let wait for an hour; behind, they began nothing.
+    """
+    world.machine.step_clock(hours * 3_600)
+    jobs = [job for name in NETWORKS for job in await world.make(name, [""])]
+    found = [job for job in jobs if job.network != "computechain"]  # whose blocks are the tests' to choose
+    await world.begin([job for job in jobs if job not in found])
+    await world.until(lambda: all(world.stack.receipts.find(job.key) for job in jobs), "a receipt for each")
+    await world.settled_well(jobs)
 
 
 async def test_signatures_that_expire_and_nonces_that_a_stranger_takes(world: FaultWorld) -> None:

@@ -23,6 +23,9 @@ def test_prefects_worker_still_has_what_ours_replaces() -> None:
     taking = inspect.getsource(BaseWorker._submit_scheduled_flow_runs)
     assert "self._submit_run" in taking, "each flow run that is taken goes through it"
     assert "self._get_scheduled_flow_runs()" in inspect.getsource(BaseWorker.get_and_submit_flow_runs)
+    asking = inspect.getsource(BaseWorker._get_scheduled_flow_runs)
+    for used in ("self._prefetch_seconds", "list(self._work_queues)", "except ObjectNotFound:"):
+        assert used in asking, used
     assert "self._last_polled_time" in inspect.getsource(BaseWorker.get_and_submit_flow_runs)
     submitting = inspect.getsource(BaseWorker._submit_run)
     for used in ("self._propose_pending_state(", "self._submitting_flow_run_ids.remove(", "self._release_limit_slot("):

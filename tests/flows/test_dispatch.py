@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 import pytest_asyncio
 from prefect import State
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Failed, Scheduled
 
-from flows import dispatch as dispatch_module
+from flows import ahead as ahead_module
 from flows.cloudmesh import cloudmesh_job
 from flows.dispatch import Dispatcher
 from flows.networks import COORDINATOR, network
@@ -25,6 +26,7 @@ from millrace.settings import Settings
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 JOB = Job(network="cloudmesh", chain_id="test", job_id="pending")
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @pytest_asyncio.fixture
@@ -90,17 +92,24 @@ async def test_a_failed_job_gets_another_flow_run(client: PrefectClient, tmp_pat
     assert await dispatching.start([JOB]) == 0
 
 
-async def test_the_cooldown_of_a_failed_job_is_kept_by_a_machine_whose_clock_is_ahead(
-    client: PrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(params=[3_600, -3_600], ids=["ahead", "behind"])
+def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's clock is an hour off; the server's is right."""
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Wrong:
+            return cls.fromtimestamp(time.time() + request.param, tz)
+
+    monkeypatch.setattr(ahead_module, "datetime", Wrong)
+    monkeypatch.setattr("prefect.states.now", lambda: Wrong.now(UTC))
+
+
+@pytest.mark.usefixtures("wrong_clock")
+async def test_the_cooldown_of_a_failed_job_is_kept_by_a_machine_whose_clock_is_wrong(
+    client: PrefectClient, tmp_path: Path
 ) -> None:
     """Its attempts were used up within seconds, and the job put into quarantine."""
-
-    class Ahead(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Ahead:
-            return cls.fromtimestamp(time.time() + 3_600, tz)
-
-    monkeypatch.setattr(dispatch_module, "datetime", Ahead, raising=False)
     await dispatcher(client, tmp_path)
     settings = Settings(data_dir=tmp_path, attempt_cooldown_seconds=300)
     dispatching = await Dispatcher.create(client, network("cloudmesh"), settings)
@@ -108,6 +117,23 @@ async def test_the_cooldown_of_a_failed_job_is_kept_by_a_machine_whose_clock_is_
     (run,) = await client.read_flow_runs()
     await client.set_flow_run_state(run.id, Failed(), force=True)
     assert await dispatching.start([JOB]) == 0
+
+
+@pytest.mark.usefixtures("wrong_clock")
+async def test_a_job_found_by_a_machine_whose_clock_is_wrong_begins_now(client: PrefectClient, tmp_path: Path) -> None:
+    """Its process was started at once by a worker with the same clock, and the server let it wait for an hour."""
+    dispatching = await dispatcher(client, tmp_path)
+    jobs = [JOB.model_copy(update={"job_id": str(n)}) for n in range(3)]
+    assert await dispatching.start(jobs) == 3
+    runs = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+    assert [run.parameters["job_address"] for run in runs] == ["0", "1", "2"], "in the order that they were found in"
+    for run in runs:
+        await client.set_flow_run_state(run.id, Cancelled(name="Declined", message="no_sandbox: none"), force=True)
+    assert await dispatching.start(jobs[:1]) == 1, "repeated"
+    for run in (*runs, await client.read_flow_run(runs[0].id)):
+        assert run.state is not None
+        assert run.state_name in ("Scheduled", "AwaitingRetry")
+        assert abs((run.state.state_details.scheduled_time or EPOCH) - datetime.now(UTC)) < timedelta(seconds=60)
 
 
 async def test_more_than_a_page_of_unfinished_flow_runs_leaves_no_room(client: PrefectClient, tmp_path: Path) -> None:
