@@ -18,10 +18,11 @@ from prefect.states import Completed
 from flows.dispatch import Dispatcher
 from flows.draining import drained
 from flows.endless import first_of, stoppable, told_to_stop
+from flows.handed import is_followed
 from flows.life import job_life
 from flows.networks import COORDINATOR, COORDINATOR_NAME, network
 from flows.workbench import Workbench
-from millrace.errors import MillraceError, Permanent
+from millrace.errors import MillraceError, Permanent, Transient
 from millrace.job import Job
 from millrace.redaction import redact
 from millrace.settings import Settings, load_settings
@@ -72,7 +73,7 @@ async def coordinator(run_seconds: float = 86_400.0) -> State[Any]:
             poll_seconds=settings.coordinator.poll_seconds,
             clock=time.time,
         )
-        starting = _Starting(await Dispatcher.create(client, COORDINATOR, settings), desk, settings)
+        starting = _Starting(await Dispatcher.create(client, COORDINATOR, settings), desk, bench)
         try:
             await first_of(
                 _ask_until(asyncio.ensure_future(told_to_stop(told, run_seconds)), conversation, starting, bench),
@@ -88,11 +89,14 @@ async def coordinator(run_seconds: float = 86_400.0) -> State[Any]:
 class _Starting:
     """Sees to it that all open work has a flow run, as many at once as there is room for."""
 
-    def __init__(self, dispatcher: Dispatcher, desk: Desk, settings: Settings) -> None:
+    def __init__(self, dispatcher: Dispatcher, desk: Desk, bench: Workbench) -> None:
         self._dispatcher = dispatcher
         self._desk = desk
-        self._origin = origin_of(settings.coordinator.url) or ""
+        self._bench = bench
+        self._origin = origin_of(bench.settings.coordinator.url) or ""
         self._one_look = asyncio.Lock()
+        self._held_back: set[str] = set()
+        """Jobs that are given up and not told as failed, since an answer of theirs may land."""
 
     async def go_on(self) -> NoReturn:
         """Look again and again."""
@@ -101,11 +105,11 @@ class _Starting:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def has_room(self) -> bool:
-        """Start what is open; whether more would fit. Without a word from Prefect it would not."""
+        """Start what is open; whether more would fit. Without a word from Prefect or the outbox it would not."""
         async with self._one_look:
             try:
                 return await self._look()
-            except (httpx.HTTPError, PrefectException) as error:
+            except (httpx.HTTPError, PrefectException, Transient) as error:
                 _logger.warning("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
                 return False
 
@@ -119,11 +123,19 @@ class _Starting:
 
         await self._dispatcher.start(jobs, note)
         for job, why in self._dispatcher.given_up:
-            handed = work[job.chain_id]
-            _logger.warning("job %s is given up: %s", handed.job_id, why)
-            reports = failed(handed, f"given up: {why}", time.time())
-            await asyncio.to_thread(self._desk.end, handed.job_id, reports, success=False)
+            await self._give_up(work[job.chain_id], why)
         return len(begun) == len(jobs) and await self._dispatcher.room() > 0
+
+    async def _give_up(self, handed: Handed, why: str) -> None:
+        """Tell that the job failed, unless an answer to it was signed: `reconcile` sees to that, and its end is told."""
+        if await is_followed(self._bench, handed):
+            if handed.job_id not in self._held_back:
+                self._held_back.add(handed.job_id)
+                _logger.warning("job %s is given up, and its answer may yet land: %s", handed.job_id, why)
+            return
+        _logger.warning("job %s is given up: %s", handed.job_id, why)
+        reports = failed(handed, f"given up: {why}", time.time())
+        await asyncio.to_thread(self._desk.end, handed.job_id, reports, success=False)
 
     def _key(self, handed: Handed) -> str:
         """What tells this taking of the work from others: each has flow runs of its own."""

@@ -34,7 +34,7 @@ async def handed_job(life: Workbench, job_id: str, answer_request: AnswerRequest
     """
     desk: Desk = await life.tool("desk")
     handed = await claim(f"offchainvm/{job_id}", job_id)
-    if handed.ended and not await _is_followed(life, handed):
+    if handed.ended and not await is_followed(life, handed):
         return Completed(name="Told", message="the work has ended, and the coordinator is told how")
     if not handed.is_ours:
         await _end(desk, handed, [], success=False)
@@ -48,7 +48,7 @@ async def handed_job(life: Workbench, job_id: str, answer_request: AnswerRequest
             await _end(desk, handed, failed(handed, _redacted(error), time.time()), success=False)
         return await closed(error)
     except Permanent as error:
-        if not await _is_followed(life, handed):
+        if not await is_followed(life, handed):
             await _end(desk, handed, failed(handed, _redacted(error), time.time()), success=False)
         raise
     reports = answered(handed, answer, receipt, time.time())
@@ -72,8 +72,11 @@ async def _compile(desk: Desk, handed: Handed) -> State[Any]:
     return Completed(name="Compiled", message=f"{module.sha256}: whoever executes it finds it at the coordinator")
 
 
-async def _is_followed(life: Workbench, handed: Handed) -> bool:
-    """Whether something was signed for the job whose fate is not final: that comes first."""
+async def is_followed(life: Workbench, handed: Handed) -> bool:
+    """Whether something was signed for the job whose fate is not final: that comes first, before any word on its end.
+
+    Raises Transient if the outbox is a fleet's and cannot be asked.
+    """
     handed = (await life.tool("desk")).find(handed.job_id) or handed
     outbox = await life.tool("outbox")
     key = handed.job.key if handed.job is not None else ""

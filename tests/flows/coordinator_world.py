@@ -158,7 +158,7 @@ class Office:
         self.desk.change(job_id, claimed=(claimed,))
 
     async def killed_at(self, place: str, job_id: str) -> bool:
-        """Whether a process of the worker's was killed there: `take` once it has taken the job, else at that call."""
+        """Whether a process of the worker's was killed there; see `killed_worker`."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(Path(__file__).with_name("killed_worker.py")),

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from flows import submit as submission
 from flows.offchainvm import offchainvm_job
 from millrace.settings import load_settings
 from protocols.coordinator.executions import Capability
@@ -40,10 +41,13 @@ async def take() -> None:
             die()
 
 
-async def do(job_id: str) -> None:
-    """Do the job, and die instead of leaving word of it."""
-    Desk.end = die  # type: ignore[method-assign]
+async def do(place: str, job_id: str) -> None:
+    """Do the job, and die instead of sending what was signed, or instead of leaving word of the end."""
+    if place == "confirm":
+        submission.confirm = die  # type: ignore[assignment]
+    else:
+        Desk.end = die  # type: ignore[method-assign]
     await offchainvm_job(job_id)
 
 
-asyncio.run(take() if sys.argv[1] == "take" else do(sys.argv[2]))
+asyncio.run(take() if sys.argv[1] == "take" else do(*sys.argv[1:]))

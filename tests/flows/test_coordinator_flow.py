@@ -309,6 +309,32 @@ async def test_a_job_whose_flow_run_a_person_cancelled_is_told_as_failed(office:
     assert office.desk.open() == []
 
 
+@pytest.mark.usefixtures("deployed")
+async def test_a_job_that_is_given_up_with_its_answer_signed_is_told_by_what_became_of_that(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The coordinator was told that it failed, and then the answer landed."""
+    job_id = office.hand_out_execution(office.module(ECHO))
+    office.take()
+    office.claim(job_id, "execute")
+    assert await office.killed_at("confirm", job_id)
+    assert [each.job_key.endswith(f"/{job_id}") for each in office.world.outbox.unsettled()] == [True]
+    async with office.asking():
+        while len(runs := await job_runs()) < 2:  # the killed one, and that which the coordinator's flow starts
+            await asyncio.sleep(0.1)
+        async with get_client() as client:
+            for run in runs:
+                await client.set_flow_run_state(run.id, Cancelled(message="not this one"), force=True)
+        await until(lambda: "its answer may yet land" in caplog.text)
+        assert [handed.job_id for handed in office.desk.open()] == [job_id]
+        assert (await do(job_id)).name == "Settled"
+        (told,) = await office.told("jobs_complete")
+    assert told["success"] is True
+    assert office.desk.open() == []
+    assert office.world.resolutions() == 1
+    assert caplog.text.count("its answer may yet land") == 1
+
+
 @BOTH
 @pytest.mark.usefixtures("deployed")
 async def test_a_wrong_token_fails_the_flow_run_and_names_the_setting(
