@@ -127,7 +127,7 @@ class _Starting:
         return len(begun) == len(jobs) and await self._dispatcher.room() > 0
 
     async def _give_up(self, handed: Handed, why: str) -> None:
-        """Tell that the job failed, unless an answer to it was signed: `reconcile` sees to that, and its end is told."""
+        """Tell that the job failed, unless an answer was signed: `reconcile` sees to that one, and its end is told."""
         if await is_followed(self._bench, handed):
             if handed.job_id not in self._held_back:
                 self._held_back.add(handed.job_id)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from flows.stage import Stage
 from flows.workbench import current_workbench
 from millrace.errors import UnknownOutcome
 from millrace.job import Job
 from millrace.network import Fate, Outcome, Result, SignedSubmission
+from millrace.retry import retried
 from stages.progress import Landing, Progress
 from stages.submit.confirm import confirm_submission
 from stages.submit.generation import first_generation
@@ -38,12 +40,11 @@ async def submit(job: Job, result: Result) -> SignedSubmission:
     if even the last one expired.
     """
     bench = current_workbench()
-    outbox: Outbox = await bench.tool("outbox")
     progress: Progress = await bench.tool("progress")
-    first = await first_generation(job, network=await bench.tool("network"), outbox=outbox)
+    first = await retried(partial(_first, job))
     for generation in range(first, first + _SIGNATURES):
         submission = await sign(job.key, job, result, generation)
-        known = outbox.fate(submission)
+        known = await retried(partial(_known, submission))
         outcome = await confirm(job.key, job, submission)
         if outcome.fate is Fate.landed and known is not Fate.landed:  # a rerun confirms what landed long ago
             progress.landed(
@@ -63,3 +64,13 @@ async def submit(job: Job, result: Result) -> SignedSubmission:
         stage="confirm",
         hint="raise the fee that may be paid, look at the RPC endpoints, or see who else signs with this key",
     )
+
+
+async def _first(job: Job) -> int:
+    bench = current_workbench()
+    return await first_generation(job, network=await bench.tool("network"), outbox=await bench.tool("outbox"))
+
+
+async def _known(submission: SignedSubmission) -> Fate:
+    outbox: Outbox = await current_workbench().tool("outbox")
+    return outbox.fate(submission)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from millrace.errors import Transient, UnknownOutcome
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from millrace.errors import MillraceError, Transient, UnknownOutcome
+from millrace.redaction import redact
+
+R = TypeVar("R")
+
+_logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """How often a stage is tried in all within one flow run."""
@@ -20,3 +31,19 @@ def is_retriable(error: BaseException) -> bool:
     `UnknownOutcome` qualifies because every stage that can raise it begins by asking the chain.
     """
     return isinstance(error, Transient | UnknownOutcome)
+
+
+async def retried(call: Callable[[], Awaitable[R]]) -> R:
+    """What `call` returns, tried as often as a stage is: for what a flow must know between its stages.
+
+    Raises what the last try raised, or at once what is not worth another.
+    """
+    for seconds in BACKOFF_SECONDS:
+        try:
+            return await call()
+        except MillraceError as error:
+            if not is_retriable(error):
+                raise
+            _logger.warning("trying again: %s", redact(str(error)))
+        await asyncio.sleep(seconds * (1 + random.random() * JITTER_FACTOR))  # noqa: S311  (no secret)
+    return await call()

@@ -320,10 +320,9 @@ async def test_a_job_that_is_given_up_with_its_answer_signed_is_told_by_what_bec
     assert await office.killed_at("confirm", job_id)
     assert [each.job_key.endswith(f"/{job_id}") for each in office.world.outbox.unsettled()] == [True]
     async with office.asking():
-        while len(runs := await job_runs()) < 2:  # the killed one, and that which the coordinator's flow starts
-            await asyncio.sleep(0.1)
+        await until_async(has_two_runs)  # the killed one, and that which the coordinator's flow starts
         async with get_client() as client:
-            for run in runs:
+            for run in await job_runs():
                 await client.set_flow_run_state(run.id, Cancelled(message="not this one"), force=True)
         await until(lambda: "its answer may yet land" in caplog.text)
         assert [handed.job_id for handed in office.desk.open()] == [job_id]
@@ -420,6 +419,10 @@ async def test_a_repository_that_does_not_compile_is_told_and_then_answered(offi
     office.take()
     assert (await do(job_id)).name == "Settled"
     assert base64.b64decode(office.world.answered()["SuccessValue"]) == b"null"
+
+
+async def has_two_runs() -> bool:
+    return len(await job_runs()) == 2
 
 
 async def has_run(job_id: str) -> bool:

@@ -14,12 +14,13 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from flows import stage as stage_module
 from flows.submit import submit
 from flows.workbench import Workbench, working_at
-from millrace.errors import UnknownOutcome
+from millrace import retry as retry_module
+from millrace.errors import MillraceError, Permanent, Transient, UnknownOutcome
 from millrace.job import Job
 from millrace.network import Fate, Outcome, Result, SignedSubmission
 from stages.progress import Progress
 from stages.submit.follow import Pace
-from stages.submit.outbox import Outbox
+from stages.submit.outbox import Entry, Outbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -67,16 +68,17 @@ class Chain:
 @pytest.fixture(autouse=True)
 def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(stage_module, "BACKOFF_SECONDS", (0.0,) * 5)
+    monkeypatch.setattr(retry_module, "BACKOFF_SECONDS", (0.0,) * 5)
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
         yield
 
 
-async def submitted(chain: Chain, folder: Path) -> State[Any]:
+async def submitted(chain: Chain, folder: Path, outbox: Outbox | None = None) -> State[Any]:
     """The state of a flow run that submits the result."""
 
     @flow(name="submitting")
     async def submitting() -> SignedSubmission:
-        tools = Tools(network=chain, outbox=Outbox(folder / "outbox"), pace=Pace(), progress=Progress(folder))
+        tools = Tools(network=chain, outbox=outbox or Outbox(folder / "outbox"), pace=Pace(), progress=Progress(folder))
         with working_at(cast("Workbench", tools)):
             return await submit(JOB, RESULT)
 
@@ -134,3 +136,39 @@ async def test_the_transaction_that_landed_is_noted_once_and_a_rerun_changes_not
     assert (noted.job_key, noted.transaction_id) == (JOB.key, "signature 2")
     await (await submitted(Chain(fees_suffice_from=1), tmp_path)).aresult()
     assert Progress(tmp_path).landing("cloudmesh") == noted
+
+
+class Away(Outbox):
+    """An outbox whose server is away for so many questions, or says no."""
+
+    def __init__(self, folder: Path, error: MillraceError, times: int) -> None:
+        super().__init__(folder)
+        self.error, self.times, self.asked = error, times, 0
+
+    def history(self, job_key: str) -> tuple[Entry, ...]:
+        self._answer()
+        return super().history(job_key)
+
+    def fate(self, submission: SignedSubmission) -> Fate:
+        self._answer()
+        return super().fate(submission)
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.asked <= self.times:
+            raise self.error
+
+
+async def test_an_outbox_that_is_away_for_a_moment_costs_no_attempt(tmp_path: Path) -> None:
+    """What is asked between the stages was asked once: the job failed, whose result was there."""
+    outbox = Away(tmp_path / "outbox", Transient("Redis is away"), times=5)
+    assert (await (await submitted(Chain(0), tmp_path, outbox)).aresult()).generation == 0
+    assert outbox.asked > 5
+
+
+@pytest.mark.parametrize(("error", "asked"), [(Transient("Redis is away"), 6), (Permanent("no such Redis"), 1)])
+async def test_an_outbox_that_stays_away_ends_the_attempt(tmp_path: Path, error: MillraceError, asked: int) -> None:
+    chain, outbox = Chain(0), Away(tmp_path / "outbox", error, times=100)
+    with pytest.raises(type(error), match="Redis"):
+        await (await submitted(chain, tmp_path, outbox)).aresult()
+    assert (outbox.asked, chain.signed) == (asked, 0)
