@@ -25,7 +25,6 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,38 +35,26 @@ import anyio.lowlevel
 import httpx
 import psutil
 from anyio.abc import TaskStatus
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.events.clients import get_events_subscriber
-from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFound, ObjectNotFound
 from prefect.runner._control_channel import ControlChannel
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled, Crashed, Scheduled
-from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
-from pydantic import Field, PrivateAttr
+from prefect.states import Crashed, Scheduled
+from prefect.workers.base import BaseWorker, BaseWorkerResult
 
+from deployments.cancelling import Cancellations
 from deployments.database import URL_NAMES
 from deployments.enlisted import Workers
 from deployments.fork_server import FlowRunProcess, start_fork_server
-from deployments.plain_http import authorities, without_ours
-from deployments.warm_start import FlowRunStart
+from deployments.plain_http import authorities
+from deployments.scheduled_news import listen
+from deployments.warm_configuration import WarmConfiguration, WarmVariables
 from flows.ahead import server_now
 from flows.draining import left_for_later
 from flows.lease import living
 from flows.networks import networks
 from millrace.settings import load_settings
-
-_CANCELLATION_POLL_SECONDS = 1.0
-_GRACE_SECONDS = 30.0
-_EVENTS_AGAIN_SECONDS = 10.0
-"""How long after a lost connection the server is asked for events again."""
 
 _ENDLESS = "endless"
 """Tag of flow runs that would keep a stopping worker waiting: they end at once and well when they get SIGTERM."""
@@ -86,43 +73,6 @@ _LONGEST_START_SECONDS = 5.0
 """A flow run that takes longer to begin than this no longer keeps others from starting."""
 
 _logger = logging.getLogger(__name__)
-
-
-class WarmVariables(BaseVariables):
-    """What a deployment may set for its flow runs."""
-
-    working_dir: Path | None = Field(
-        default=None, title="Working Directory", description="Where flow runs start; a temporary folder when unset."
-    )
-    stream_output: bool = Field(default=True, description="Show what flow runs print in the worker's own output.")
-
-
-class WarmConfiguration(BaseJobConfiguration):
-    """One flow run's job: the template of the work pool with the deployment's variables put in."""
-
-    working_dir: Path | None = None
-    stream_output: bool = True
-    _own_command: str = PrivateAttr(default="")
-
-    def prepare_for_flow_run(self, flow_run: FlowRun, *about: Any, **more: Any) -> None:
-        """Complete the environment: the worker's own, then Prefect's for this flow run, then the template's."""
-        self._own_command = self.command or ""  # where there is none, Prefect fills in one of its own
-        unset = {name for name, value in self.env.items() if value is None}
-        super().prepare_for_flow_run(flow_run, *about, **more)
-        # Prefect hands on what it read from the operator's .env, and a database's password is none of a job's business.
-        unset.update(URL_NAMES)
-        env = {name: value for name, value in {**os.environ, **self.env}.items() if name not in unset}
-        self.env = without_ours(env)
-
-    def start_of(self, flow_run: FlowRun, working_dir: Path, control: Mapping[str, str]) -> FlowRunStart:
-        """How this flow run is started, with the variables through which its engine finds the worker."""
-        return FlowRunStart(
-            flow_run_id=str(flow_run.id),
-            environment={name: value for name, value in {**self.env, **control}.items() if value is not None},
-            working_dir=str(working_dir),
-            command=self._own_command,
-            stream_output=self.stream_output,
-        )
 
 
 class WarmResult(BaseWorkerResult):
@@ -147,8 +97,8 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         super().__init__(*arguments, **more)
         self._running: dict[UUID, FlowRunProcess] = {}
         self._endless: dict[UUID, FlowRunProcess] = {}
-        self._cancelled: set[UUID] = set()
         self._control = ControlChannel()
+        self._cancellations = Cancellations(self._running, self._control, self.get_flow_run_logger)
         self._starting = asyncio.Semaphore(os.cpu_count() or 1)
         self._waiting = 0
         """How many flow runs were taken and wait for their turn to start."""
@@ -175,7 +125,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         await start_fork_server(warm)
         await self._closing.enter_async_context(self._control)
         await super().setup()
-        watching = asyncio.create_task(self._watch_cancellations())
+        watching = asyncio.create_task(self._cancellations.watch(self.client))
         self._closing.callback(watching.cancel)
         self._looking = asyncio.create_task(self._keep_looking())
 
@@ -213,7 +163,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
             with anyio.CancelScope(shield=True):
                 status_code = await process.ended()
                 self._running.pop(flow_run.id, None)
-                status_code = await self._concluded(flow_run, status_code)
+                status_code = await self._cancellations.concluded(self.client, flow_run, status_code)
             await self._report_while_stopping(flow_run, status_code)
             return WarmResult(status_code=status_code, identifier=process.identifier)
 
@@ -353,7 +303,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
     async def _keep_looking(self) -> None:
         """Look for flow runs as soon as there may be one to take: the next poll may be a while off."""
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._listen())
+            both.create_task(listen(lambda: self.work_pool.id, self._worth_a_look.set))
             while True:
                 await self._worth_a_look.wait()
                 self._worth_a_look.clear()
@@ -361,24 +311,6 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
                     await self.get_and_submit_flow_runs()
                 except Exception:
                     _logger.debug("a look for flow runs failed; the next poll is another", exc_info=True)
-
-    async def _listen(self) -> None:
-        """Hear from the server that a flow run was scheduled; an event that does not come costs the wait for a poll."""
-        while True:
-            try:
-                async with get_events_subscriber(self._scheduled_here()) as told:
-                    async for _ in told:
-                        self._worth_a_look.set()
-            except Exception:
-                _logger.debug("events are not to be had; flow runs are found by polling", exc_info=True)
-            await asyncio.sleep(_EVENTS_AGAIN_SECONDS)
-
-    def _scheduled_here(self) -> EventFilter:
-        """The events that tell of a flow run to be taken from our work pool."""
-        return EventFilter(
-            event=EventNameFilter(name=["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry"]),
-            any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{self.work_pool.id}"]),
-        )
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: WarmConfiguration, grace_seconds: int = 30
@@ -413,59 +345,6 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
                         self._endless[each].terminate()
                         told.add(each)
             await asyncio.sleep(0.1)
-
-    async def _watch_cancellations(self) -> None:
-        """Ask once in a while which of the flow runs here are to be cancelled, and end their processes."""
-        async with asyncio.TaskGroup() as ending:
-            while True:
-                await asyncio.sleep(_CANCELLATION_POLL_SECONDS)
-                try:
-                    to_cancel = await self._to_cancel()
-                except Exception:
-                    # Whatever the server says instead of an answer, it is asked again.
-                    _logger.exception("cannot ask which flow runs are to be cancelled")
-                    continue
-                for flow_run in to_cancel:
-                    self._cancelled.add(flow_run.id)
-                    ending.create_task(self._cancel(flow_run))
-
-    async def _cancel(self, flow_run: FlowRun) -> None:
-        logger = self.get_flow_run_logger(flow_run)
-        logger.info("Cancellation was asked for; ending the process")
-        try:
-            await self._control.signal(flow_run.id, "cancel")
-            if process := self._running.get(flow_run.id):
-                await process.end(_GRACE_SECONDS)
-        except Exception:
-            logger.exception("cannot end the process")
-
-    async def _to_cancel(self) -> list[FlowRun]:
-        asked = self._running.keys() - self._cancelled
-        if not asked:
-            return []
-        wanted = FlowRunFilter(
-            id=FlowRunFilterId(any_=sorted(asked)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
-        )
-        found = await self.client.read_flow_runs(flow_run_filter=wanted)
-        return [flow_run for flow_run in found if flow_run.id in self._running]
-
-    async def _concluded(self, flow_run: FlowRun, status_code: int) -> int:
-        """The exit code to report: 0 if the flow run was cancelled, which is then what its state says.
-
-        A flow run that ended before anybody saw that it was to be cancelled would stay `Cancelling` for ever.
-        """
-        asked = flow_run.id in self._cancelled
-        self._cancelled.discard(flow_run.id)
-        try:
-            now = (await self.client.read_flow_run(flow_run.id)).state
-            if now is not None and now.type is StateType.CANCELLING:
-                asked = True
-                ended: State[Any] = Cancelled(message="Cancelled on request; its process has ended.")
-                await self.client.set_flow_run_state(flow_run.id, ended, force=True)
-        except (httpx.HTTPError, ObjectNotFound):
-            self.get_flow_run_logger(flow_run).exception("cannot look at how the flow run ended")
-        return 0 if asked else status_code
 
     async def _report_while_stopping(self, flow_run: FlowRun, status_code: int) -> None:
         """Report a crash that happened while the worker waits for its last flow runs: Prefect's worker does not."""
