@@ -9,17 +9,21 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Scheduled
 
 from deployments.automations import HEARTBEAT_SECONDS, create_automations, retention
 from deployments.database import open_database
 from deployments.processes import Processes, wait_until
 from deployments.worker import WarmWorker
+from flows.ahead import server_now
 from millrace.errors import Permanent
 from millrace.logs import OUR_LOGGERS
 from millrace.settings import ENV_FILE_NAME, Settings, env_file
@@ -174,7 +178,8 @@ async def first_look(client: PrefectClient) -> None:
     """Look for jobs everywhere now, instead of at the schedule's first time, up to a minute away."""
     looking = FlowFilter(name=FlowFilterName(any_=["watch", "validator", "coordinator"]))
     for deployment in await client.read_deployments(flow_filter=looking):
-        await client.create_flow_run_from_deployment(deployment.id)
+        now: State[Any] = Scheduled(scheduled_time=await server_now(client))
+        await client.create_flow_run_from_deployment(deployment.id, state=now)
 
 
 def start_worker(processes: Processes, environment: Mapping[str, str], limit: int, pool: str = "cpu") -> str:

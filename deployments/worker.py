@@ -50,7 +50,7 @@ from deployments.fork_server import FlowRunProcess, start_fork_server
 from deployments.plain_http import authorities
 from deployments.scheduled_news import listen
 from deployments.warm_configuration import WarmConfiguration, WarmVariables
-from flows.ahead import server_now
+from flows.ahead import ServerClock
 from flows.draining import left_for_later
 from flows.lease import living
 from flows.networks import networks
@@ -114,6 +114,7 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         self._looking: asyncio.Task[None] | None = None
         self._closing = contextlib.AsyncExitStack()
         self._settings = load_settings()
+        self._server_clock = ServerClock()
 
     async def setup(self) -> None:
         """Import everything, then connect to the server: only then is the first flow run taken."""
@@ -233,13 +234,13 @@ class WarmWorker(BaseWorker[WarmConfiguration, WarmVariables, WarmResult]):
         By our own clock, were it ahead, we would take what the server then lets nobody begin: it would keep its place
         here until its time comes. On a draining machine new jobs stay where they are, for another machine or for later.
         """
-        until = await server_now(self.client) + timedelta(seconds=self._prefetch_seconds)
+        until = await self._server_clock.now(self.client) + timedelta(seconds=self._prefetch_seconds)
         try:
             due = await self.client.get_scheduled_flow_runs_for_work_pool(
                 self._work_pool_name, list(self._work_queues), until
             )
         except ObjectNotFound:
-            return []  # somebody removed the work pool; the next heartbeat makes it again
+            due = []  # somebody removed the work pool; the next heartbeat makes it again
         Workers(self._settings.data_dir).looked(self._work_pool_name)
         due = [entry for entry in due if entry.flow_run.id not in self._running]
         parameters = [entry.flow_run.parameters for entry in due]

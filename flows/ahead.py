@@ -8,8 +8,10 @@ met: Prefect's own tools name it by the clock of whoever uses them.
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,8 +23,10 @@ from prefect.states import Scheduled
 _TOLERANCE = timedelta(seconds=120)
 """So much may the clocks of a fleet differ."""
 
-_SAME = timedelta(seconds=2)
-"""Clocks so close are one: the server tells whole seconds, and its answer takes a while."""
+_AGE = timedelta(seconds=2.5)
+"""So old may the time in an answer be: whole seconds, of which a busy server makes a new one late."""
+
+_ASK_AGAIN_SECONDS = 10.0
 
 _OF_AN_ATTEMPT = re.compile(r".+#\d+", re.DOTALL)
 """The idempotency keys of `flows.attempts`: what a person schedules by hand has another or none, and may wait."""
@@ -36,17 +40,47 @@ def within(since: datetime, now: datetime, span: timedelta) -> bool:
 
 
 async def server_now(client: PrefectClient) -> datetime:
-    """The time by the Prefect server's clock, which dates every state; this machine's may be wrong.
+    """The time by the Prefect server's clock, in UTC: it dates every state, and this machine's clock may be wrong.
 
-    In UTC; exact to a second where the clocks differ. This machine's where a proxy keeps the server's time from us.
+    This machine's own time, where the server's answer does not rule it out; else off by up to 2.5 s. Whatever is asked
+    raises httpx.HTTPError if the server does not answer.
     """
+    return _agreeing(await _told_by(client), datetime.now(UTC))
+
+
+class ServerClock:
+    """`server_now` for whoever asks often: the server is asked once in a while, its time goes on by itself between.
+
+    `elapsed` gives seconds that never go back, whatever is done to the clock.
+    """
+
+    def __init__(self, elapsed: Callable[[], float] = time.monotonic) -> None:
+        self._elapsed = elapsed
+        self._told: datetime | None = None
+        self._since = -math.inf
+
+    async def now(self, client: PrefectClient) -> datetime:
+        """The server's time, as `server_now` tells it."""
+        if self._elapsed() - self._since > _ASK_AGAIN_SECONDS:
+            self._told = await _told_by(client)
+            self._since = self._elapsed()
+        passed = timedelta(seconds=self._elapsed() - self._since)
+        return _agreeing(self._told + passed if self._told is not None else None, datetime.now(UTC))
+
+
+async def _told_by(client: PrefectClient) -> datetime | None:
+    """What the server, or a proxy before it, says that the time is; None if neither does."""
     response = await client._client.get("/health")
-    own = datetime.now(UTC)
     try:
-        told = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
+        told = parsedate_to_datetime(response.headers["date"])
     except (KeyError, ValueError, OverflowError):
-        return own
-    return own if within(told, own, _SAME) else told
+        return None
+    return told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)  # HTTP has no other zone
+
+
+def _agreeing(told: datetime | None, own: datetime) -> datetime:
+    """Our own time, or that nearest to it at which the server could have told what it told."""
+    return own if told is None else min(max(own, told), told + _AGE)
 
 
 async def bring_forward(client: PrefectClient, scheduled: Sequence[FlowRun]) -> list[str]:

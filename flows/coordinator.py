@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ from prefect.states import Completed
 from flows.dispatch import Dispatcher
 from flows.draining import drained
 from flows.endless import first_of, stoppable, told_to_stop
-from flows.handed import is_followed
+from flows.handed import may_be_answered
 from flows.life import job_life
 from flows.networks import COORDINATOR, COORDINATOR_NAME, network
 from flows.workbench import Workbench
-from millrace.errors import MillraceError, Permanent, Transient
+from millrace.errors import MillraceError, Permanent
 from millrace.job import Job
 from millrace.redaction import redact
 from millrace.settings import Settings, load_settings
@@ -35,6 +36,7 @@ from stages.drain import DrainMark
 from stages.execute.wasm.selftest import ensure_keeping
 from stages.progress import Progress
 from stages.submit.coordinator_outcome import failed
+from stages.submit.outbox_opening import open_outbox
 
 _logger = logging.getLogger("flows.coordinator")
 
@@ -43,6 +45,9 @@ _LOOK_SECONDS = 1.0
 
 _PAUSE_SECONDS = 10.0
 """Before it is seen again whether what keeps us from working has passed."""
+
+_HELD_BACK_SECONDS = 60.0
+"""Before it is seen again whether a job that is given up may still be answered: `reconcile` comes as often."""
 
 
 @flow(name="coordinator", flow_run_name="coordinator")
@@ -73,7 +78,7 @@ async def coordinator(run_seconds: float = 86_400.0) -> State[Any]:
             poll_seconds=settings.coordinator.poll_seconds,
             clock=time.time,
         )
-        starting = _Starting(await Dispatcher.create(client, COORDINATOR, settings), desk, bench)
+        starting = _Starting(await Dispatcher.create(client, COORDINATOR, settings), desk, settings)
         try:
             await first_of(
                 _ask_until(asyncio.ensure_future(told_to_stop(told, run_seconds)), conversation, starting, bench),
@@ -89,14 +94,14 @@ async def coordinator(run_seconds: float = 86_400.0) -> State[Any]:
 class _Starting:
     """Sees to it that all open work has a flow run, as many at once as there is room for."""
 
-    def __init__(self, dispatcher: Dispatcher, desk: Desk, bench: Workbench) -> None:
+    def __init__(self, dispatcher: Dispatcher, desk: Desk, settings: Settings) -> None:
         self._dispatcher = dispatcher
         self._desk = desk
-        self._bench = bench
-        self._origin = origin_of(bench.settings.coordinator.url) or ""
+        self._settings = settings
+        self._origin = origin_of(settings.coordinator.url) or ""
         self._one_look = asyncio.Lock()
-        self._held_back: set[str] = set()
-        """Jobs that are given up and not told as failed, since an answer of theirs may land."""
+        self._held_back: dict[str, float] = {}
+        """Work that is given up and not told as failed, and when that was found, by a clock that never goes back."""
 
     async def go_on(self) -> NoReturn:
         """Look again and again."""
@@ -105,11 +110,11 @@ class _Starting:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def has_room(self) -> bool:
-        """Start what is open; whether more would fit. Without a word from Prefect or the outbox it would not."""
+        """Start what is open; whether more would fit. Without a word from Prefect it would not."""
         async with self._one_look:
             try:
                 return await self._look()
-            except (httpx.HTTPError, PrefectException, Transient) as error:
+            except (httpx.HTTPError, PrefectException) as error:
                 _logger.warning("no flow run can be started now: %s", redact(f"{type(error).__name__}: {error}"))
                 return False
 
@@ -123,15 +128,29 @@ class _Starting:
 
         await self._dispatcher.start(jobs, note)
         for job, why in self._dispatcher.given_up:
-            await self._give_up(work[job.chain_id], why)
+            await self._give_up(job.chain_id, work[job.chain_id], why)
+        self._held_back = {key: found for key, found in self._held_back.items() if key in work}
         return len(begun) == len(jobs) and await self._dispatcher.room() > 0
 
-    async def _give_up(self, handed: Handed, why: str) -> None:
-        """Tell that the job failed, unless an answer was signed: `reconcile` sees to that one, and its end is told."""
-        if await is_followed(self._bench, handed):
-            if handed.job_id not in self._held_back:
-                self._held_back.add(handed.job_id)
-                _logger.warning("job %s is given up, and its answer may yet land: %s", handed.job_id, why)
+    async def _give_up(self, key: str, handed: Handed, why: str) -> None:
+        """Tell that the job failed, unless it may be answered: `reconcile` has a flow run see to that, which tells.
+
+        Where that was tried in vain too often it is left for a person, as the job of any chain is.
+        """
+        if time.monotonic() - self._held_back.get(key, -math.inf) < _HELD_BACK_SECONDS:
+            return
+        try:
+            held_back = await asyncio.to_thread(_may_be_answered, self._settings, self._desk, handed)
+        except MillraceError as error:
+            held_back, why = True, f"{why}; {error}"
+        if held_back:
+            self._held_back[key] = time.monotonic()
+            _logger.warning(
+                "job %s is given up, and its answer may yet land: it is not told as failed; "
+                "if this goes on, `millrace jobs --quarantined` has it: %s",
+                handed.job_id,
+                redact(why),
+            )
             return
         _logger.warning("job %s is given up: %s", handed.job_id, why)
         reports = failed(handed, f"given up: {why}", time.time())
@@ -169,6 +188,12 @@ async def _ask_until(
                 await asyncio.wait([stop], timeout=_LOOK_SECONDS)
     finally:
         stop.cancel()
+
+
+def _may_be_answered(settings: Settings, desk: Desk, handed: Handed) -> bool:
+    # Opened anew each time: another process of this machine may have moved what it has to a fleet's.
+    with open_outbox(settings) as outbox:
+        return may_be_answered(outbox, desk, handed)
 
 
 def _is_drained(settings: Settings) -> bool:

@@ -15,12 +15,14 @@ from flows.modules import module_of
 from flows.tasks import admit_compilation, claim, share_module
 from flows.workbench import Workbench
 from millrace.errors import Declined, JobFault, MillraceError, Permanent
+from millrace.network import Fate
 from millrace.receipt import Receipt
 from millrace.redaction import redact
 from stages.discover.coordinator import Desk, Handed
 from stages.submit.coordinator import Report
 from stages.submit.coordinator_outcome import answered, compiled, failed, fault_of
 from stages.submit.offchainvm_answer import Answer
+from stages.submit.outbox import Outbox
 
 AnswerRequest = Callable[[Workbench, str, Handed], Awaitable[tuple[Receipt, Answer]]]
 """Answers the request of a handed job on the chain; its receipt, and what was answered."""
@@ -34,7 +36,7 @@ async def handed_job(life: Workbench, job_id: str, answer_request: AnswerRequest
     """
     desk: Desk = await life.tool("desk")
     handed = await claim(f"offchainvm/{job_id}", job_id)
-    if handed.ended and not await is_followed(life, handed):
+    if handed.ended and not _is_followed(await life.tool("outbox"), _job_key(desk, handed)):
         return Completed(name="Told", message="the work has ended, and the coordinator is told how")
     if not handed.is_ours:
         await _end(desk, handed, [], success=False)
@@ -48,7 +50,7 @@ async def handed_job(life: Workbench, job_id: str, answer_request: AnswerRequest
             await _end(desk, handed, failed(handed, _redacted(error), time.time()), success=False)
         return await closed(error)
     except Permanent as error:
-        if not await is_followed(life, handed):
+        if not may_be_answered(await life.tool("outbox"), desk, handed):
             await _end(desk, handed, failed(handed, _redacted(error), time.time()), success=False)
         raise
     reports = answered(handed, answer, receipt, time.time())
@@ -72,15 +74,25 @@ async def _compile(desk: Desk, handed: Handed) -> State[Any]:
     return Completed(name="Compiled", message=f"{module.sha256}: whoever executes it finds it at the coordinator")
 
 
-async def is_followed(life: Workbench, handed: Handed) -> bool:
-    """Whether something was signed for the job whose fate is not final: that comes first, before any word on its end.
+def may_be_answered(outbox: Outbox, desk: Desk, handed: Handed) -> bool:
+    """Whether an answer to the job was signed that has landed or may yet land: then it is not to be told as failed.
 
-    Raises Transient if the outbox is a fleet's and cannot be asked.
+    Raises OutboxDamaged if that cannot be told, Transient if the outbox is a fleet's and cannot be asked.
     """
-    handed = (await life.tool("desk")).find(handed.job_id) or handed
-    outbox = await life.tool("outbox")
-    key = handed.job.key if handed.job is not None else ""
-    return any(submission.job_key == key for submission in outbox.unsettled())
+    key = _job_key(desk, handed)
+    history = outbox.history(key) if key else ()
+    return bool(history) and (history[-1].fate not in (Fate.expired, Fate.failed) or _is_followed(outbox, key))
+
+
+def _is_followed(outbox: Outbox, job_key: str) -> bool:
+    """Whether something was signed for the job whose fate is not final: that comes first."""
+    return any(submission.job_key == job_key for submission in outbox.unsettled())
+
+
+def _job_key(desk: Desk, handed: Handed) -> str:
+    """The key of the job in the outbox; empty before the contract was asked for it."""
+    known = desk.find(handed.job_id) or handed
+    return known.job.key if known.job is not None else ""
 
 
 async def _end(desk: Desk, handed: Handed, reports: list[Report], *, success: bool) -> None:

@@ -2,12 +2,14 @@
 
 Two questions, at worker start and on a schedule. Which flow runs have no living process? Those of jobs go back to
 work on the same attempt, and stages that have a result are not done again; the others end, for a flow run that seems
-to run holds a place in the work pool. Which signed submissions has nobody followed to their end? Their flow runs go
-back to work as well; one whose flow run is lost gets a new one. What a clock that was ahead put off begins now.
+to run holds a place in the work pool. Which signed submissions has nobody followed to their end, and of which answers
+was a coordinator not told? Their flow runs go back to work as well; one whose flow run is lost gets a new one. What a
+clock that was ahead put off begins now.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,7 +29,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed, Scheduled
 
 from flows.ahead import bring_forward, server_now, within
 from flows.attempts import attempt_key
@@ -36,11 +38,12 @@ from flows.life import job_life
 from flows.markdown import code
 from flows.networks import VALIDATOR, networks
 from flows.quarantine import SENT_BACK, attempts_of, is_quarantined, quarantine, set_aside
-from millrace.network import SignedSubmission
+from millrace.network import Fate, SignedSubmission
 from millrace.settings import Settings
 from millrace.text import printable
 from protocols.ipfs.locks import HeldElsewhere, alone
-from stages.submit.outbox import Outbox
+from stages.discover.coordinator import desks_of
+from stages.submit.outbox import Outbox, OutboxDamaged
 
 _logger = logging.getLogger("flows.reconcile")
 
@@ -101,6 +104,7 @@ async def _take_up(client: PrefectClient, outbox: Outbox, settings: Settings) ->
     done += await _end_dead(client, settings)
     done += await _set_aside_failed(client, settings)
     done += await _follow_submissions(client, outbox, settings)
+    done += await _have_told(client, outbox, settings)
     await _forget_leases(client, settings)
     return done
 
@@ -261,7 +265,28 @@ async def _follow_submissions(client: PrefectClient, outbox: Outbox, settings: S
     return [done for done in followed if done]
 
 
-async def _follow_submission(client: PrefectClient, submission: SignedSubmission, settings: Settings) -> str:
+async def _have_told(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
+    """See that a coordinator is told of every answer that has landed: its flow run may have ended just before that."""
+    done = []
+    for desk in desks_of(settings):
+        for handed in await asyncio.to_thread(desk.open):
+            try:
+                history = outbox.history(handed.job.key) if handed.job is not None else ()
+            except OutboxDamaged as error:
+                _logger.error("%s", error)
+                continue
+            if history and history[-1].fate is Fate.landed:
+                why = "its coordinator was not told how it ended"
+                done.append(await _follow_submission(client, history[-1].submission, settings, why))
+    return [each for each in done if each]
+
+
+async def _follow_submission(
+    client: PrefectClient,
+    submission: SignedSubmission,
+    settings: Settings,
+    why: str = "its submission has no final answer",
+) -> str:
     """See that somebody follows this submission; returns what was done about it, empty if nothing had to be."""
     if submission.network not in networks():
         return f"{submission.job_key}: no network called {submission.network} is installed, left alone"
@@ -275,10 +300,10 @@ async def _follow_submission(client: PrefectClient, submission: SignedSubmission
         await client.create_flow_run_from_deployment(
             deployment.id,
             parameters={served.parameter: job_id},
+            state=Scheduled(scheduled_time=await server_now(client)),
             idempotency_key=attempt_key(submission.job_key, 0),  # no watcher counts from 0
         )
         return f"{submission.job_key}: its flow run is lost, a new one follows its submission"
-    why = "its submission has no final answer"
     if await _may_put_back(client, about_it[0]):
         return await _put_back(client, about_it[0], why)
     return "" if is_quarantined(about_it[0]) else await _set_aside(client, about_it[0], why)

@@ -35,12 +35,17 @@ from flows.workbench import current_workbench
 from millrace.errors import Declined, MillraceError, Transient
 from millrace.logs import located
 from millrace.redaction import redact, redact_error
-from millrace.retry import ATTEMPTS, BACKOFF_SECONDS, JITTER_FACTOR, is_retriable
+from millrace.retry import (
+    ATTEMPTS,
+    BACKOFF_SECONDS,
+    JITTER_FACTOR,
+    LONGEST_REQUESTED_WAIT_SECONDS,
+    is_retriable,
+)
 from millrace.text import printable
 
 R = TypeVar("R")
 
-_LONGEST_REQUESTED_WAIT_SECONDS = 300.0
 _logger = logging.getLogger("millrace.stage")
 
 
@@ -237,7 +242,7 @@ async def _wait_as_asked(error: MillraceError) -> None:
         if isinstance(transaction, AsyncTransaction):
             await transaction.rollback()  # lets the lock of shared work go: another may be told otherwise
         _logger.info("told to wait %.0f s before the next try", wished)
-        await asyncio.sleep(min(wished, _LONGEST_REQUESTED_WAIT_SECONDS))
+        await asyncio.sleep(min(wished, LONGEST_REQUESTED_WAIT_SECONDS))
 
 
 async def _call(function: Callable[..., R | Awaitable[R]], inputs: tuple[object, ...], tools: dict[str, Any]) -> R:

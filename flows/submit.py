@@ -41,10 +41,10 @@ async def submit(job: Job, result: Result) -> SignedSubmission:
     """
     bench = current_workbench()
     progress: Progress = await bench.tool("progress")
-    first = await retried(partial(_first, job))
+    first = await retried(partial(_first, job), job=job.key, stage="sign")
     for generation in range(first, first + _SIGNATURES):
         submission = await sign(job.key, job, result, generation)
-        known = await retried(partial(_known, submission))
+        known = await retried(partial(_known, submission), job=job.key, stage="confirm")
         outcome = await confirm(job.key, job, submission)
         if outcome.fate is Fate.landed and known is not Fate.landed:  # a rerun confirms what landed long ago
             progress.landed(

@@ -136,11 +136,13 @@ async def test_a_clock_that_stands_wrong_keeps_no_job_waiting(world: FaultWorld,
 
     Ahead, workers began what the server then let wait for an hour; behind, they began nothing.
     """
+    before = world.machine.wrong_times_told
     world.machine.step_clock(hours * 3_600)
     jobs = [job for name in NETWORKS for job in await world.make(name, [""])]
     found = [job for job in jobs if job.network != "computechain"]  # whose blocks are the tests' to choose
     await world.begin([job for job in jobs if job not in found])
-    await world.until(lambda: all(world.stack.receipts.find(job.key) for job in jobs), "a receipt for each")
+    await world.until(lambda: all(world.stack.receipts.find(job.key) for job in jobs), "a receipt for each", 150)
+    assert world.machine.wrong_times_told - before > 100
     await world.settled_well(jobs)
 
 

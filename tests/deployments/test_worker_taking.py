@@ -6,6 +6,9 @@ The moment is too short to be hit from outside: the base class runs for real, wi
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +23,8 @@ from prefect.workers.base import BaseWorker
 
 from deployments.worker import WarmWorker
 
+DUE = datetime(2026, 10, 1, 12, 0, 0, 0, UTC)
+
 
 class FailingClient:
     """Answers the question for a deployment with an error, and notes what is told about flow runs."""
@@ -27,6 +32,7 @@ class FailingClient:
     def __init__(self, error: Exception | None) -> None:
         self.error = error
         self.told: list[tuple[UUID, str]] = []
+        self.due: list[datetime | None] = []
         self.state: State[Any] = Pending()
 
     async def read_deployment(self, deployment_id: UUID) -> None:
@@ -38,6 +44,7 @@ class FailingClient:
 
     async def set_flow_run_state(self, flow_run_id: UUID, state: Any, **_: Any) -> None:
         self.told.append((flow_run_id, str(state.type.value)))
+        self.due.append(state.state_details.scheduled_time)
 
 
 def taken(worker: WarmWorker, client: FailingClient) -> FlowRun:
@@ -85,6 +92,7 @@ async def test_a_flow_run_taken_and_not_started_when_the_worker_stops_is_schedul
     worker = WarmWorker("pool", limit=1)
     client = FailingClient(None)
     client.state = state
+    state.state_details.scheduled_time = DUE
     run = taken(worker, client)
 
     async def stops_meanwhile(flow_run: FlowRun) -> None:
@@ -96,6 +104,40 @@ async def test_a_flow_run_taken_and_not_started_when_the_worker_stops_is_schedul
     with anyio.CancelScope() as stopping:
         await worker._submit_run(run)
     assert client.told == [(run.id, each) for each in told]
+    assert client.due == [DUE for _ in told], "it keeps its place in the queue"
+
+
+class Queue:
+    """A server whose clock is right, with a work pool, or without."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.until: list[datetime] = []
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, headers={"Date": format_datetime(DUE, True)}))
+        self._client = httpx.AsyncClient(base_url="http://server", transport=transport)
+
+    async def get_scheduled_flow_runs_for_work_pool(self, pool: str, queues: list[str], until: datetime) -> list[Any]:
+        assert (pool, queues) == ("pool", [])
+        self.until.append(until)
+        if self.error is not None:
+            raise self.error
+        return []
+
+
+@pytest.mark.parametrize("error", [None, ObjectNotFound(Exception("no such pool"))], ids=["pool", "no pool"])
+async def test_what_is_due_goes_by_the_servers_clock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception | None
+) -> None:
+    """The server's clock stands two months from ours; that it answered is noted, whatever it said."""
+    monkeypatch.setenv("MILLRACE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PREFECT_WORKER_PREFETCH_SECONDS", "0")
+    worker, queue = WarmWorker("pool", limit=1, prefetch_seconds=0), Queue(error)
+    worker._client = queue  # type: ignore[assignment]
+    looked: list[str] = []
+    monkeypatch.setattr("deployments.worker.Workers.looked", lambda self, pool: looked.append(pool))
+    assert await worker._get_scheduled_flow_runs() == []
+    assert [abs(until - DUE) <= timedelta(seconds=2.5) for until in queue.until] == [True]
+    assert looked == ["pool"]
 
 
 @pytest.mark.parametrize(("status", "goes_on"), [(500, True), (503, True), (404, False)])

@@ -21,6 +21,7 @@ from prefect.states import Cancelled
 from flows.coordinator import coordinator
 from flows.draining import unfinished
 from flows.offchainvm import offchainvm_job
+from flows.reconcile import reconcile
 from flows.watch import watch
 from localnet.coordinator.jobs import checksum_of
 from localnet.near import Dialect
@@ -309,16 +310,17 @@ async def test_a_job_whose_flow_run_a_person_cancelled_is_told_as_failed(office:
     assert office.desk.open() == []
 
 
+@pytest.mark.parametrize("place", ["confirm", "Desk.end"])
 @pytest.mark.usefixtures("deployed")
 async def test_a_job_that_is_given_up_with_its_answer_signed_is_told_by_what_became_of_that(
-    office: Office, caplog: pytest.LogCaptureFixture
+    office: Office, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
-    """The coordinator was told that it failed, and then the answer landed."""
+    """It was told as failed, and the answer landed; or had landed, and its flow run was killed before it told."""
     job_id = office.hand_out_execution(office.module(ECHO))
     office.take()
     office.claim(job_id, "execute")
-    assert await office.killed_at("confirm", job_id)
-    assert [each.job_key.endswith(f"/{job_id}") for each in office.world.outbox.unsettled()] == [True]
+    assert await office.killed_at(place, job_id)
+    assert len(office.world.outbox.unsettled()) == (place == "confirm")
     async with office.asking():
         await until_async(has_two_runs)  # the killed one, and that which the coordinator's flow starts
         async with get_client() as client:
@@ -326,12 +328,39 @@ async def test_a_job_that_is_given_up_with_its_answer_signed_is_told_by_what_bec
                 await client.set_flow_run_state(run.id, Cancelled(message="not this one"), force=True)
         await until(lambda: "its answer may yet land" in caplog.text)
         assert [handed.job_id for handed in office.desk.open()] == [job_id]
-        assert (await do(job_id)).name == "Settled"
+        assert (await reconcile(return_state=True)).name == "Took up 1"
+        assert sorted(run.state_name or "" for run in await job_runs()) == ["AwaitingRetry", "Cancelled"]
+        assert (await do(job_id)).name == "Settled", "as the flow run that was put back does"
         (told,) = await office.told("jobs_complete")
     assert told["success"] is True
     assert office.desk.open() == []
     assert office.world.resolutions() == 1
-    assert caplog.text.count("its answer may yet land") == 1
+    assert (await reconcile(return_state=True)).name == "Nothing to do"
+
+
+@pytest.mark.usefixtures("deployed")
+async def test_a_job_that_is_given_up_is_not_told_while_the_outbox_cannot_be_asked(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And work is asked for all the same."""
+    job_id = office.hand_out_execution(office.module(ECHO))
+    office.take()
+    office.claim(job_id, "execute")
+    assert await office.killed_at("confirm", job_id)
+    (record,) = (office.world.folder / "outbox").glob("*.json")
+    whole = record.read_bytes()
+    record.write_bytes(b"{")
+    async with office.asking() as ended:
+        await until_async(has_two_runs)
+        async with get_client() as client:
+            for run in await job_runs():
+                await client.set_flow_run_state(run.id, Cancelled(message="not this one"), force=True)
+        await until(lambda: "cannot be read" in caplog.text)
+        another = office.hand_out_execution(office.module(ECHO))
+        await office.taken(another)
+    assert ended[0].name == "Took 1"
+    assert {handed.job_id for handed in office.desk.open()} == {job_id, another}
+    record.write_bytes(whole)
 
 
 @BOTH

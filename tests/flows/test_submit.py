@@ -139,36 +139,56 @@ async def test_the_transaction_that_landed_is_noted_once_and_a_rerun_changes_not
 
 
 class Away(Outbox):
-    """An outbox whose server is away for so many questions, or says no."""
+    """An outbox that has an error for the first so many questions of a kind."""
 
-    def __init__(self, folder: Path, error: MillraceError, times: int) -> None:
+    def __init__(self, folder: Path, question: str, error: MillraceError, times: int) -> None:
         super().__init__(folder)
-        self.error, self.times, self.asked = error, times, 0
+        self.question, self.error, self.times, self.asked = question, error, times, 0
 
     def history(self, job_key: str) -> tuple[Entry, ...]:
-        self._answer()
+        self._asked("history")
         return super().history(job_key)
 
     def fate(self, submission: SignedSubmission) -> Fate:
-        self._answer()
+        self._asked("fate")
         return super().fate(submission)
 
-    def _answer(self) -> None:
-        self.asked += 1
-        if self.asked <= self.times:
+    def _asked(self, question: str) -> None:
+        self.asked += question == self.question
+        if question == self.question and self.asked <= self.times:
             raise self.error
 
 
-async def test_an_outbox_that_is_away_for_a_moment_costs_no_attempt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("question", ["history", "fate"])
+async def test_an_outbox_that_is_away_for_a_moment_costs_no_attempt(tmp_path: Path, question: str) -> None:
     """What is asked between the stages was asked once: the job failed, whose result was there."""
-    outbox = Away(tmp_path / "outbox", Transient("Redis is away"), times=5)
+    outbox = Away(tmp_path / "outbox", question, Transient("Redis is away"), times=5)
     assert (await (await submitted(Chain(0), tmp_path, outbox)).aresult()).generation == 0
     assert outbox.asked > 5
 
 
 @pytest.mark.parametrize(("error", "asked"), [(Transient("Redis is away"), 6), (Permanent("no such Redis"), 1)])
 async def test_an_outbox_that_stays_away_ends_the_attempt(tmp_path: Path, error: MillraceError, asked: int) -> None:
-    chain, outbox = Chain(0), Away(tmp_path / "outbox", error, times=100)
-    with pytest.raises(type(error), match="Redis"):
+    chain, outbox = Chain(0), Away(tmp_path / "outbox", "history", error, times=100)
+    with pytest.raises(type(error), match="Redis") as caught:
         await (await submitted(chain, tmp_path, outbox)).aresult()
     assert (outbox.asked, chain.signed) == (asked, 0)
+    assert JOB.key in str(caught.value), "it says which job"
+
+
+async def test_as_long_as_the_other_side_asks_for_is_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("millrace.retry.asyncio.sleep", sleep)
+    errors = iter([Transient("busy", retry_after_seconds=7), Transient("busy", retry_after_seconds=1e9)])
+
+    async def call() -> str:
+        for error in errors:
+            raise error
+        return "done"
+
+    assert await retry_module.retried(call, job=JOB.key, stage="confirm") == "done"
+    assert waited == [7, 300]
