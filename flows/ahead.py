@@ -26,6 +26,9 @@ _TOLERANCE = timedelta(seconds=120)
 _AGE = timedelta(seconds=2.5)
 """So old may the time in an answer be: whole seconds, of which a busy server makes a new one late."""
 
+_SET_ANEW = timedelta(seconds=30)
+"""A server whose time is so much off what it was to be has had its clock set."""
+
 _ASK_AGAIN_SECONDS = 10.0
 
 _OF_AN_ATTEMPT = re.compile(r".+#\d+", re.DOTALL)
@@ -61,11 +64,20 @@ class ServerClock:
 
     async def now(self, client: PrefectClient) -> datetime:
         """The server's time, as `server_now` tells it."""
-        if self._elapsed() - self._since > _ASK_AGAIN_SECONDS:
-            self._told = await _told_by(client)
-            self._since = self._elapsed()
-        passed = timedelta(seconds=self._elapsed() - self._since)
+        at = self._elapsed()
+        if at - self._since > _ASK_AGAIN_SECONDS:
+            told = await _told_by(client)
+            at = self._elapsed()
+            self._told, self._since = self._newer(told, at), at
+        passed = timedelta(seconds=at - self._since)
         return _agreeing(self._told + passed if self._told is not None else None, datetime.now(UTC))
+
+    def _newer(self, told: datetime | None, at: float) -> datetime | None:
+        """What is told may be too old, and never too new: what was told before may be better, if no clock was set."""
+        if told is None or self._told is None:
+            return told
+        before = self._told + timedelta(seconds=at - self._since)
+        return max(told, before) if within(told, before, _SET_ANEW) else told
 
 
 async def _told_by(client: PrefectClient) -> datetime | None:

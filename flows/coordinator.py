@@ -8,6 +8,7 @@ import math
 import socket
 import time
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, NoReturn
 
 import httpx
@@ -36,6 +37,7 @@ from stages.drain import DrainMark
 from stages.execute.wasm.selftest import ensure_keeping
 from stages.progress import Progress
 from stages.submit.coordinator_outcome import failed
+from stages.submit.outbox import OutboxDamaged
 from stages.submit.outbox_opening import open_outbox
 
 _logger = logging.getLogger("flows.coordinator")
@@ -127,34 +129,36 @@ class _Starting:
             begun.update(job.key for job in started)
 
         await self._dispatcher.start(jobs, note)
-        for job, why in self._dispatcher.given_up:
-            await self._give_up(job.chain_id, work[job.chain_id], why)
         self._held_back = {key: found for key, found in self._held_back.items() if key in work}
+        await self._give_up([(job.chain_id, work[job.chain_id], why) for job, why in self._dispatcher.given_up])
         return len(begun) == len(jobs) and await self._dispatcher.room() > 0
 
-    async def _give_up(self, key: str, handed: Handed, why: str) -> None:
-        """Tell that the job failed, unless it may be answered: `reconcile` has a flow run see to that, which tells.
+    async def _give_up(self, given_up: Sequence[tuple[str, Handed, str]]) -> None:
+        """Tell that these failed, but those that may be answered: `reconcile` has a flow run see to them, which tells.
 
         Where that was tried in vain too often it is left for a person, as the job of any chain is.
         """
-        if time.monotonic() - self._held_back.get(key, -math.inf) < _HELD_BACK_SECONDS:
+        now = time.monotonic()
+        due = [each for each in given_up if now - self._held_back.get(each[0], -math.inf) >= _HELD_BACK_SECONDS]
+        if not due:
             return
-        try:
-            held_back = await asyncio.to_thread(_may_be_answered, self._settings, self._desk, handed)
-        except MillraceError as error:
-            held_back, why = True, f"{why}; {error}"
-        if held_back:
-            self._held_back[key] = time.monotonic()
+        works = [handed for _, handed, _ in due]
+        answered = await asyncio.to_thread(_may_be_answered, self._settings, self._desk, works)
+        for (key, handed, why), found in zip(due, answered, strict=True):
+            if found is _Answered.ended:
+                continue
+            if found is _Answered.no:
+                _logger.warning("job %s is given up: %s", handed.job_id, why)
+                reports = failed(handed, f"given up: {why}", time.time())
+                await asyncio.to_thread(self._desk.end, handed, reports, success=False)
+                continue
+            self._held_back[key] = now
             _logger.warning(
-                "job %s is given up, and its answer may yet land: it is not told as failed; "
-                "if this goes on, `millrace jobs --quarantined` has it: %s",
+                "job %s is given up, and its answer may yet land: it is not told as failed; if this goes on, "
+                "`millrace jobs --quarantined` has it: %s",
                 handed.job_id,
-                redact(why),
+                redact(why if found is _Answered.perhaps else f"{why}; {found}"),
             )
-            return
-        _logger.warning("job %s is given up: %s", handed.job_id, why)
-        reports = failed(handed, f"given up: {why}", time.time())
-        await asyncio.to_thread(self._desk.end, handed.job_id, reports, success=False)
 
     def _key(self, handed: Handed) -> str:
         """What tells this taking of the work from others: each has flow runs of its own."""
@@ -190,10 +194,32 @@ async def _ask_until(
         stop.cancel()
 
 
-def _may_be_answered(settings: Settings, desk: Desk, handed: Handed) -> bool:
-    # Opened anew each time: another process of this machine may have moved what it has to a fleet's.
-    with open_outbox(settings) as outbox:
-        return may_be_answered(outbox, desk, handed)
+class _Answered(Enum):
+    """What is known of work whose flow runs have all ended."""
+
+    no = "no"
+    perhaps = "perhaps"
+    ended = "ended"  # the last of them has said how, after we looked
+
+
+def _may_be_answered(settings: Settings, desk: Desk, works: Sequence[Handed]) -> list[_Answered | MillraceError]:
+    """What is known of each; an error where that cannot be told."""
+    found: list[_Answered | MillraceError] = []
+    try:
+        # Opened anew each time: another process of this machine may have moved what it has to a fleet's.
+        with open_outbox(settings) as outbox:
+            for handed in works:
+                standing = desk.find(handed.job_id)
+                if standing is None or standing.ended or standing.times != handed.times:
+                    found.append(_Answered.ended)
+                    continue
+                try:
+                    found.append(_Answered.perhaps if may_be_answered(outbox, standing) else _Answered.no)
+                except OutboxDamaged as error:
+                    found.append(error)
+    except MillraceError as error:
+        found += [error] * (len(works) - len(found))  # nor would it answer for the others
+    return found
 
 
 def _is_drained(settings: Settings) -> bool:

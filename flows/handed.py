@@ -36,7 +36,7 @@ async def handed_job(life: Workbench, job_id: str, answer_request: AnswerRequest
     """
     desk: Desk = await life.tool("desk")
     handed = await claim(f"offchainvm/{job_id}", job_id)
-    if handed.ended and not _is_followed(await life.tool("outbox"), _job_key(desk, handed)):
+    if handed.ended and not _is_followed(await life.tool("outbox"), _job_key(_as_known(desk, handed))):
         return Completed(name="Told", message="the work has ended, and the coordinator is told how")
     if not handed.is_ours:
         await _end(desk, handed, [], success=False)
@@ -50,7 +50,7 @@ async def handed_job(life: Workbench, job_id: str, answer_request: AnswerRequest
             await _end(desk, handed, failed(handed, _redacted(error), time.time()), success=False)
         return await closed(error)
     except Permanent as error:
-        if not may_be_answered(await life.tool("outbox"), desk, handed):
+        if not may_be_answered(await life.tool("outbox"), _as_known(desk, handed)):
             await _end(desk, handed, failed(handed, _redacted(error), time.time()), success=False)
         raise
     reports = answered(handed, answer, receipt, time.time())
@@ -74,12 +74,12 @@ async def _compile(desk: Desk, handed: Handed) -> State[Any]:
     return Completed(name="Compiled", message=f"{module.sha256}: whoever executes it finds it at the coordinator")
 
 
-def may_be_answered(outbox: Outbox, desk: Desk, handed: Handed) -> bool:
+def may_be_answered(outbox: Outbox, handed: Handed) -> bool:
     """Whether an answer to the job was signed that has landed or may yet land: then it is not to be told as failed.
 
     Raises OutboxDamaged if that cannot be told, Transient if the outbox is a fleet's and cannot be asked.
     """
-    key = _job_key(desk, handed)
+    key = _job_key(handed)
     history = outbox.history(key) if key else ()
     return bool(history) and (history[-1].fate not in (Fate.expired, Fate.failed) or _is_followed(outbox, key))
 
@@ -89,14 +89,18 @@ def _is_followed(outbox: Outbox, job_key: str) -> bool:
     return any(submission.job_key == job_key for submission in outbox.unsettled())
 
 
-def _job_key(desk: Desk, handed: Handed) -> str:
+def _job_key(handed: Handed) -> str:
     """The key of the job in the outbox; empty before the contract was asked for it."""
-    known = desk.find(handed.job_id) or handed
-    return known.job.key if known.job is not None else ""
+    return handed.job.key if handed.job is not None else ""
+
+
+def _as_known(desk: Desk, handed: Handed) -> Handed:
+    """The work with what was noted of it meanwhile."""
+    return desk.find(handed.job_id) or handed
 
 
 async def _end(desk: Desk, handed: Handed, reports: list[Report], *, success: bool) -> None:
-    await asyncio.to_thread(desk.end, handed.job_id, reports, success=success)
+    await asyncio.to_thread(desk.end, handed, reports, success=success)
 
 
 def _redacted(error: MillraceError) -> MillraceError:

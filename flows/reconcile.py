@@ -36,13 +36,13 @@ from flows.attempts import attempt_key
 from flows.lease import Holder, end_holder, forget, holder_of, without_holder
 from flows.life import job_life
 from flows.markdown import code
-from flows.networks import VALIDATOR, networks
+from flows.networks import COORDINATOR, VALIDATOR, networks
 from flows.quarantine import SENT_BACK, attempts_of, is_quarantined, quarantine, set_aside
 from millrace.network import Fate, SignedSubmission
 from millrace.settings import Settings
 from millrace.text import printable
 from protocols.ipfs.locks import HeldElsewhere, alone
-from stages.discover.coordinator import desks_of
+from stages.discover.coordinator import desk_of
 from stages.submit.outbox import Outbox, OutboxDamaged
 
 _logger = logging.getLogger("flows.reconcile")
@@ -266,36 +266,56 @@ async def _follow_submissions(client: PrefectClient, outbox: Outbox, settings: S
 
 
 async def _have_told(client: PrefectClient, outbox: Outbox, settings: Settings) -> list[str]:
-    """See that a coordinator is told of every answer that has landed: its flow run may have ended just before that."""
-    done = []
-    for desk in desks_of(settings):
-        for handed in await asyncio.to_thread(desk.open):
-            try:
-                history = outbox.history(handed.job.key) if handed.job is not None else ()
-            except OutboxDamaged as error:
-                _logger.error("%s", error)
-                continue
-            if history and history[-1].fate is Fate.landed:
-                why = "its coordinator was not told how it ended"
-                done.append(await _follow_submission(client, history[-1].submission, settings, why))
+    """See that the coordinator is told of every answer that is final: its flow run may have ended just before that."""
+    if not COORDINATOR.configured(settings):
+        return []
+    desk, done = desk_of(settings), []
+    followed = {submission.job_key for submission in outbox.unsettled()}  # whoever follows it tells
+    for handed in await asyncio.to_thread(desk.open):
+        if handed.job is None or handed.job.key in followed:
+            continue
+        try:
+            history = outbox.history(handed.job.key)
+        except OutboxDamaged as error:
+            _logger.error("%s", error)
+            continue
+        if not history or history[-1].fate is not Fate.landed:
+            continue
+        submission = history[-1].submission
+        ended = await _ended_runs(client, submission, settings)
+        # In this order: a flow run that tells has told before it ends.
+        if ended is not None and await asyncio.to_thread(desk.find, handed.job_id) == handed:
+            why = "its coordinator was not told how it ended"
+            done.append(await _go_on_with(client, submission, settings, ended, why))
     return [each for each in done if each]
 
 
-async def _follow_submission(
-    client: PrefectClient,
-    submission: SignedSubmission,
-    settings: Settings,
-    why: str = "its submission has no final answer",
-) -> str:
+async def _follow_submission(client: PrefectClient, submission: SignedSubmission, settings: Settings) -> str:
     """See that somebody follows this submission; returns what was done about it, empty if nothing had to be."""
     if submission.network not in networks():
         return f"{submission.job_key}: no network called {submission.network} is installed, left alone"
+    ended = await _ended_runs(client, submission, settings)
+    if ended is None:
+        return ""
+    return await _go_on_with(client, submission, settings, ended, "its submission has no final answer")
+
+
+async def _ended_runs(client: PrefectClient, submission: SignedSubmission, settings: Settings) -> list[FlowRun] | None:
+    """The job's flow runs, newest first, if all have ended; None if one is at it, or will be when its turn comes."""
     served, job_id = networks()[submission.network], submission.job_key.rsplit("/", 1)[-1]
     keys = [attempt_key(submission.job_key, n) for n in range(settings.max_attempts + 1)]
     about_it = await _runs_about(client, served.deployment.partition("/")[0], job_id, keys)
     if any(run.state is not None and not run.state.is_final() for run in about_it):
-        return ""  # somebody is at it, or will be when its turn comes
-    if not about_it:
+        return None
+    return [run for run in about_it if run.deployment_id is not None]  # no worker takes one without
+
+
+async def _go_on_with(
+    client: PrefectClient, submission: SignedSubmission, settings: Settings, ended: Sequence[FlowRun], why: str
+) -> str:
+    """Have the newest of the job's flow runs go on, or a new one begin; returns what was done, in words."""
+    served, job_id = networks()[submission.network], submission.job_key.rsplit("/", 1)[-1]
+    if not ended:
         deployment = await client.read_deployment_by_name(served.deployment)
         await client.create_flow_run_from_deployment(
             deployment.id,
@@ -304,9 +324,9 @@ async def _follow_submission(
             idempotency_key=attempt_key(submission.job_key, 0),  # no watcher counts from 0
         )
         return f"{submission.job_key}: its flow run is lost, a new one follows its submission"
-    if await _may_put_back(client, about_it[0]):
-        return await _put_back(client, about_it[0], why)
-    return "" if is_quarantined(about_it[0]) else await _set_aside(client, about_it[0], why)
+    if await _may_put_back(client, ended[0]):
+        return await _put_back(client, ended[0], why)
+    return "" if is_quarantined(ended[0]) else await _set_aside(client, ended[0], why)
 
 
 async def _runs_about(client: PrefectClient, flow_name: str, job_id: str, keys: list[str]) -> list[FlowRun]:

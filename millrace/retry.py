@@ -37,7 +37,13 @@ def is_retriable(error: BaseException) -> bool:
     return isinstance(error, Transient | UnknownOutcome)
 
 
-async def retried(call: Callable[[], Awaitable[R]], *, job: str, stage: str) -> R:
+async def retried(
+    call: Callable[[], Awaitable[R]],
+    *,
+    job: str,
+    stage: str,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> R:
     """What `call` returns, tried as often as a stage is: for what a flow must know between its stages.
 
     Waits as long as the other side asks for. Raises what the last try raised, or at once what is not worth another,
@@ -54,5 +60,5 @@ async def retried(call: Callable[[], Awaitable[R]], *, job: str, stage: str) -> 
                 _logger.warning("trying again: %s", redact(str(error)))
                 asked = (error.retry_after_seconds if isinstance(error, Transient) else None) or 0.0
             stretched = seconds * (1 + random.random() * JITTER_FACTOR)  # noqa: S311  (no secret)
-            await asyncio.sleep(stretched + min(asked, LONGEST_REQUESTED_WAIT_SECONDS))
+            await sleep(stretched + min(asked, LONGEST_REQUESTED_WAIT_SECONDS))
     raise AssertionError("the last try returns or raises")

@@ -151,14 +151,16 @@ class Desk:
                     return changed
         return None
 
-    def end(self, job_id: str, reports: Sequence[Report], *, success: bool) -> None:
+    def end(self, handed: Handed, reports: Sequence[Report], *, success: bool) -> None:
         """Nothing is left to do but to tell these reports, which are on the disk when this returns.
 
-        Doing it again changes nothing. If the work came again meanwhile, it is open once more.
+        Doing it again changes nothing. If the work came again meanwhile, it is open once more: that is not ended by
+        whoever had it before.
         """
+        job_id = handed.job_id
         with self._alone():
             standing = _read(self._open / _file_of(job_id))
-            if standing is None:
+            if standing is None or standing.times != handed.times:
                 return
             for report in reports:
                 self.reports.put(report)

@@ -106,6 +106,17 @@ async def test_who_asks_often_asks_the_server_now_and_then(own: OwnClock) -> Non
     assert server.asked == 2
 
 
+async def test_an_answer_that_is_older_than_the_one_before_is_not_believed(own: OwnClock) -> None:
+    """A server that is busy tells a time of seconds ago; for ten seconds nothing new would be due."""
+    server = Server(told(NOON))
+    clock = ServerClock(lambda: own.elapsed)
+    await clock.now(server.client)
+    for late, right in ((5, True), (3_600, False)):
+        own.go_on(11)
+        server.date = told(own.time - timedelta(seconds=late))
+        assert (await clock.now(server.client) == own.time) is right, "a server whose clock is set is believed"
+
+
 async def test_a_clock_that_is_stepped_between_two_answers_is_noticed_at_once(own: OwnClock) -> None:
     server = Server(told(NOON))
     clock = ServerClock(lambda: own.elapsed)

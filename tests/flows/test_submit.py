@@ -176,13 +176,12 @@ async def test_an_outbox_that_stays_away_ends_the_attempt(tmp_path: Path, error:
     assert JOB.key in str(caught.value), "it says which job"
 
 
-async def test_as_long_as_the_other_side_asks_for_is_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_as_long_as_the_other_side_asks_for_is_waited() -> None:
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("millrace.retry.asyncio.sleep", sleep)
     errors = iter([Transient("busy", retry_after_seconds=7), Transient("busy", retry_after_seconds=1e9)])
 
     async def call() -> str:
@@ -190,5 +189,5 @@ async def test_as_long_as_the_other_side_asks_for_is_waited(tmp_path: Path, monk
             raise error
         return "done"
 
-    assert await retry_module.retried(call, job=JOB.key, stage="confirm") == "done"
+    assert await retry_module.retried(call, job=JOB.key, stage="confirm", sleep=sleep) == "done"
     assert waited == [7, 300]

@@ -19,7 +19,7 @@ from protocols.coordinator.executions import PolledExecution, execution_of
 from protocols.coordinator.link import Refused
 from protocols.coordinator.tasks import Task, task_of
 from stages.discover.claim import claim_work
-from stages.discover.coordinator import Desk, desk_of, desks_of
+from stages.discover.coordinator import Desk, Handed, desk_of, desks_of
 from stages.discover.coordinator_opening import worker_id_of
 from stages.submit.coordinator import Report
 
@@ -46,6 +46,12 @@ def request(request_id: int = 5, **more: Any) -> PolledExecution:
     return execution_of(execution(request_id, **more))
 
 
+def taken(desk: Desk) -> Handed:
+    handed = desk.find(JOB)
+    assert handed is not None
+    return handed
+
+
 def report(desk: Desk, job_id: str, *, success: bool = True) -> Report:
     handed = desk.find(job_id)
     assert handed is not None
@@ -63,16 +69,16 @@ def test_work_outlives_the_process_that_took_it(desk: Desk, tmp_path: Path) -> N
 
 def test_a_task_that_comes_twice_is_one(desk: Desk) -> None:
     assert [desk.take(task()) for _ in range(2)] == [True, False]
-    desk.end(JOB, [report(desk, JOB)], success=True)
+    desk.end(taken(desk), [report(desk, JOB)], success=True)
     assert not desk.take(task())
     assert desk.open() == []
 
 
 def test_a_task_that_failed_and_is_handed_out_again_is_done_and_told_again(desk: Desk) -> None:
     desk.take(task())
-    desk.end(JOB, [report(desk, JOB, success=False)], success=False)
+    desk.end(taken(desk), [report(desk, JOB, success=False)], success=False)
     assert desk.take(task())
-    desk.end(JOB, [report(desk, JOB)], success=True)
+    desk.end(taken(desk), [report(desk, JOB)], success=True)
     assert [each.success for each in desk.reports.waiting()] == [False, True]
 
 
@@ -80,21 +86,32 @@ def test_a_request_that_comes_while_the_one_before_ends_is_not_lost(desk: Desk) 
     """A compilation's end has its execution queued, which may come before the compilation's flow run has ended."""
     desk.take(request())
     assert not desk.take(request(compile_result="built"))
-    desk.end(JOB, [], success=True)
+    desk.end(taken(desk), [], success=True)
     (again,) = desk.open()
     assert (again.times, again.claimed, again.execution) == (1, (), request(compile_result="built"))
-    desk.end(JOB, [], success=True)
+    desk.end(taken(desk), [], success=True)
     assert desk.open() == []
 
 
 def test_ending_again_changes_nothing(desk: Desk) -> None:
     desk.take(task())
-    desk.end(JOB, [report(desk, JOB)], success=True)
-    desk.end(JOB, [report(desk, JOB, success=False)], success=False)
+    desk.end(taken(desk), [report(desk, JOB)], success=True)
+    desk.end(taken(desk), [report(desk, JOB, success=False)], success=False)
     assert [each.success for each in desk.reports.waiting()] == [True]
     found = desk.find(JOB)
     assert found is not None
     assert (found.ended, found.success) == (True, True)
+
+
+def test_who_had_it_before_does_not_end_what_came_again(desk: Desk) -> None:
+    """It was told as failed, and its execution, which waited behind it, was lost."""
+    desk.take(request())
+    desk.take(request(compile_result="built"))
+    before = taken(desk)
+    desk.end(before, [], success=True)
+    desk.end(before, [report(desk, JOB, success=False)], success=False)
+    assert [handed.times for handed in desk.open()] == [1]
+    assert desk.reports.waiting() == []
 
 
 def test_a_file_that_is_damaged_does_not_stop_the_others(desk: Desk, tmp_path: Path) -> None:
