@@ -19,7 +19,9 @@ import wasmtime
 from acceptance_stack import KEY_NAME, Stack, running_stack
 from docker.errors import DockerException
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 
+from flows.attempts import attempt_key
 from flows.lease import without_holder
 from localnet.git import GitLocalnet
 from localnet.near import CONTRACT, OPERATOR
@@ -36,6 +38,9 @@ DEPLOYMENTS = {
     "computechain-job/gpu": "killed_flows.computechain_job",
     "offchainvm-job/docker": "killed_flows.offchainvm_job",
 }
+ATTEMPTS = 3
+"""As many as a job gets by default (`MILLRACE_MAX_ATTEMPTS`)."""
+
 LIMITS = {"max_instructions": 10_000_000_000, "max_memory_mb": 16, "max_execution_seconds": 10}
 PROGRAM = "import time\ntime.sleep(0.6)\nprint('done {}')\n"
 # So many turns take a while, and then it writes.
@@ -138,8 +143,8 @@ class World:
                         ids.append(f"{outcome.height}-{json.loads(entry['request_data'])['request_id']}")
         return [(job_id, f"offchainvm/localnet:{CONTRACT}/{job_id}") for job_id in ids]
 
-    async def begin(self, jobs: list[CrashJob]) -> None:
-        """Start the flow run of each, as its watch would, with the idempotency key of a first attempt."""
+    async def begin(self, jobs: list[CrashJob], attempt: int = 1) -> None:
+        """Start the flow run of each, as its watch would, with the idempotency key of that attempt."""
         deployments = {name.partition("-job/")[0]: name for name in DEPLOYMENTS}
         async with self.stack.client() as client:
             for job in jobs:
@@ -148,9 +153,21 @@ class World:
                 await client.create_flow_run_from_deployment(
                     found.id,
                     parameters={parameter: job.job_id},
-                    idempotency_key=f"{job.key}#1",
+                    idempotency_key=attempt_key(job.key, attempt),
                     tags=["millrace"],
                 )
+
+    async def _begin_anew(self, jobs: list[CrashJob]) -> None:
+        """Start the next attempt at jobs of ComputeChain that failed: its watch, which would, looks for none here."""
+        for job in jobs:
+            if job.network != "computechain":
+                continue
+            keys = [attempt_key(job.key, n) for n in range(1, ATTEMPTS + 1)]
+            wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
+            async with self.stack.client() as client:
+                runs = await client.read_flow_runs(flow_run_filter=wanted)
+            if len(runs) < len(keys) and all(run.state_name == "Failed" for run in runs):
+                await self.begin([job], len(runs) + 1)
 
     async def until_one_settled(self, jobs: list[CrashJob]) -> None:
         """Return once the first of them is settled: others are then in every stage."""
@@ -168,6 +185,7 @@ class World:
                 return receipts
             missing = [f"{job.key} ({job.point})" for job in jobs if job.key not in receipts]
             assert time.monotonic() < deadline, f"never settled: {missing}\n{self._tails()}"
+            await self._begin_anew([job for job in jobs if job.key not in receipts])
             run_id = await self.stack.run("reconcile/reconcile")
             with_patience = asyncio.ensure_future(self.stack.ended(run_id, 60))
             await asyncio.wait([with_patience], timeout=20)
