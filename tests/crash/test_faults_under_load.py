@@ -197,10 +197,14 @@ async def test_blocks_that_are_taken_back_after_our_transaction_had_landed(world
 
 async def test_a_disk_that_is_full_for_a_while(world: FaultWorld) -> None:
     """Nothing that was signed is forgotten for want of room, and nothing is sent that could not be written down."""
-    before = world.machine.refused_writes
-    jobs = await world.in_flight(2)
+    before, compute = world.machine.refused_writes, world.chains["computechain"]
+    compute.freeze()
+    jobs = await world.in_flight(1, ("computechain",))
+    await world.until_signed(jobs)  # that it lands is noted on the full disk: the outbox needs room
+    jobs += await world.in_flight(2, ("cloudmesh", "offchainvm"))
     await world.until(lambda: any(map(world.waits_for_its_receipt, jobs)), "one has landed and has no receipt yet")
     world.machine.fill_disk()
+    compute.thaw()
     jobs += await world.in_flight(1)
     try:
         await world.until(
