@@ -80,7 +80,7 @@ class Stack:
             found = await client.read_deployment_by_name(deployment)
             return (await client.create_flow_run_from_deployment(found.id, parameters=parameters)).id
 
-    async def ended(self, run_id: UUID, seconds: float = 90) -> FlowRun:
+    async def ended(self, run_id: UUID, seconds: float = 150) -> FlowRun:
         """The flow run, once it has ended."""
         return await self._until(lambda run: run.state is not None and run.state.is_final(), run_id, seconds)
 

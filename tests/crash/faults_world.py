@@ -60,7 +60,7 @@ class FaultWorld(World):
         """What this network's node did wrong so far, as it counts it."""
         return Counter(self.chains[network].faults.served)
 
-    async def settled_well(self, jobs: list[CrashJob], seconds: float = 150) -> dict[str, Receipt]:
+    async def settled_well(self, jobs: list[CrashJob], seconds: float = 240) -> dict[str, Receipt]:
         """Their receipts, once each is settled once and nothing is left open."""
         receipts = await self.until_settled(jobs, seconds)
         assert self.faults(jobs, receipts) == []
@@ -96,7 +96,7 @@ class FaultWorld(World):
                     self._commit(name, bad)
             others = [bad for bad in plan if bad.method == "*"]
             waiting[name] = (deque(drawn.sample(others, len(others))), self.chains[name].faults.waiting())
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 300
         while left := [name for name, (plan, _) in waiting.items() if plan or self.chains[name].faults.waiting()]:
             told = {name: self.chains[name].faults.waiting() for name in left}
             assert time.monotonic() < deadline, f"never met: {told}\n{self._tails()}"
@@ -116,9 +116,9 @@ class FaultWorld(World):
         """
         self.stack.ipfs.misbehave(service, *(faults.model_copy(update={"times": 1}) for faults in plan))
         state = self.stack.ipfs.services[service]
-        await self.until(lambda: state.faults.times == 0, f"all that was to go wrong at {service}: {plan}", 150)
+        await self.until(lambda: state.faults.times == 0, f"all that was to go wrong at {service}: {plan}")
 
-    async def until(self, holds: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    async def until(self, holds: Callable[[], bool], what: str, seconds: float = 180) -> None:
         """Return once it holds; AssertionError, with what the workers said, if it never does."""
         deadline = time.monotonic() + seconds
         while not holds():
