@@ -177,8 +177,8 @@ def _prefect_file() -> Path:
 async def first_look(client: PrefectClient) -> None:
     """Look for jobs everywhere now, instead of at the schedule's first time, up to a minute away."""
     looking = FlowFilter(name=FlowFilterName(any_=["watch", "validator", "coordinator"]))
+    now: State[Any] = Scheduled(scheduled_time=await server_now(client))
     for deployment in await client.read_deployments(flow_filter=looking):
-        now: State[Any] = Scheduled(scheduled_time=await server_now(client))
         await client.create_flow_run_from_deployment(deployment.id, state=now)
 
 
